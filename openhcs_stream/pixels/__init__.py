@@ -1,0 +1,28 @@
+"""Pixels: arenas, slots, leases and mappings; the only place that knows shared memory.
+
+The sender owns *arenas*, pieces of anonymous shared memory that are faulted in once and used
+again and again. An arena is cut into *slots* of one size; `PixelPool` hands them out. A published
+slot is held by the viewers that were told of it, under a *lease* number that is never used again,
+until each has released it. The viewer maps an arena once, read-only (`MappedArenas`).
+
+All bookkeeping is the sender's private memory, so no peer can hurt it by dying at the wrong moment;
+and an arena has no name, so nothing is left when everybody who has it open is gone.
+"""
+
+from __future__ import annotations
+
+from openhcs_stream.pixels._arena import MAX_ARENA_NBYTES, Arena, Slot
+from openhcs_stream.pixels._dtypes import numpy_dtype, wire_dtype
+from openhcs_stream.pixels._mapping import MappedArenas
+from openhcs_stream.pixels._pool import PixelPool, PoolStats
+
+__all__ = [
+    "MAX_ARENA_NBYTES",
+    "Arena",
+    "MappedArenas",
+    "PixelPool",
+    "PoolStats",
+    "Slot",
+    "numpy_dtype",
+    "wire_dtype",
+]
