@@ -1,0 +1,87 @@
+"""How frames travel between two processes, and nothing about what they say.
+
+A `Lane` carries frames between two peers: `UnixLane` on one machine, `ZmqLane` and `RouterLane`
+over ZeroMQ, `InProcessLane` for tests without sockets.
+"""
+
+from __future__ import annotations
+
+from openhcs_stream.transport._addresses import (
+    MAX_SOCKET_PATH,
+    Address,
+    Scheme,
+    format_address,
+    is_loopback,
+    machine_id,
+    parse_address,
+)
+from openhcs_stream.transport._auth import (
+    PeerCredentials,
+    new_token,
+    peer_credentials,
+    tokens_match,
+)
+from openhcs_stream.transport._inprocess import (
+    InProcessLane,
+    InProcessListener,
+    connect_inprocess,
+)
+from openhcs_stream.transport._lane import (
+    MAX_BLOBS,
+    MAX_FDS,
+    Frame,
+    Lane,
+    LaneClosed,
+    Listener,
+)
+from openhcs_stream.transport._push import ZmqPusher
+from openhcs_stream.transport._unix import (
+    UNIX_MAX_FRAME,
+    UnixLane,
+    UnixListener,
+    connect_unix,
+    has_unix_lanes,
+)
+from openhcs_stream.transport._wake import Waker
+from openhcs_stream.transport._zmq import (
+    ZMQ_MAX_FRAME,
+    RouterLane,
+    RouterMessage,
+    ZmqLane,
+    ZmqRouter,
+)
+
+__all__ = [
+    "MAX_BLOBS",
+    "MAX_FDS",
+    "MAX_SOCKET_PATH",
+    "UNIX_MAX_FRAME",
+    "ZMQ_MAX_FRAME",
+    "Address",
+    "Frame",
+    "InProcessLane",
+    "InProcessListener",
+    "Lane",
+    "LaneClosed",
+    "Listener",
+    "PeerCredentials",
+    "RouterLane",
+    "RouterMessage",
+    "Scheme",
+    "UnixLane",
+    "UnixListener",
+    "Waker",
+    "ZmqLane",
+    "ZmqPusher",
+    "ZmqRouter",
+    "connect_inprocess",
+    "connect_unix",
+    "format_address",
+    "has_unix_lanes",
+    "is_loopback",
+    "machine_id",
+    "new_token",
+    "parse_address",
+    "peer_credentials",
+    "tokens_match",
+]

@@ -1,0 +1,724 @@
+"""Lanes over ZeroMQ: a DEALER at the sender's side, one ROUTER for everybody at the viewer's.
+
+A ZeroMQ socket belongs to one thread: the one that made it, or one that it was handed to as a
+whole. That holds for every method here, ``close`` included.
+
+Its descriptor is *edge-triggered*: it turns readable when something changed, and stays silent
+about what was there before. Wait for ``fileno()`` only after `receive` gave None or `has_input`
+gave False, and ask again after every send: sending, too, takes the edge away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import ipaddress
+import logging
+import os
+import re
+import select
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import zmq
+
+from openhcs_stream.errors import InvalidItem, ProtocolViolation
+from openhcs_stream.messages import is_native
+from openhcs_stream.transport._addresses import Address, format_address, is_loopback, parse_address
+from openhcs_stream.transport._auth import PeerCredentials
+from openhcs_stream.transport._lane import (
+    MAX_BLOBS,
+    Frame,
+    Lane,
+    LaneClosed,
+    check_blobs,
+    closed_here,
+    peer_gone,
+    refuse_fds,
+    refuse_length,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["ZMQ_MAX_FRAME", "RouterLane", "RouterMessage", "ZmqLane", "ZmqRouter"]
+
+_log = logging.getLogger(__name__)
+
+# Plain integers: arithmetic with enumerations is slow.
+_NOW = int(zmq.DONTWAIT)
+_MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_HANDSHAKE = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
+#: Bytes of the largest frame or blob; a peer that sends more is disconnected.
+ZMQ_MAX_FRAME = 64 << 20
+
+# What was sent before close() still goes out, for this long, on ZeroMQ's own thread.
+_LINGER_MS = 1000
+_RECONNECT_MS = (50, 500)
+_HEARTBEAT_MS = (2_000, 10_000)
+_LOCK_S = 2.0
+
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
+_context_lock = threading.Lock()
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    """This process's own context: another library that ends the global one does not end ours."""
+    # A fork inherits the parent's context, which is of no use there and must not be touched; it
+    # stays in the dict, so that nothing tries to end it.
+    with _context_lock:
+        pid = os.getpid()
+        if pid not in _contexts:
+            _contexts[pid] = zmq.Context()
+        return _contexts[pid]
+
+
+class ZmqLane(Lane):
+    """The sender's side of a session over ZeroMQ: a DEALER, for the thread that made it.
+
+    Frames wait in memory until the viewer is there; `connected` tells whether it ever was. Once
+    it was, losing the connection ends the lane (`LaneClosed`): ZeroMQ would connect again, to
+    whatever listens there by then, and frames would be missing in between.
+    """
+
+    carries_fds: ClassVar[bool] = False
+    carries_blobs: ClassVar[bool] = True
+    polls_out: ClassVar[bool] = False
+    max_frame = ZMQ_MAX_FRAME
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        identity: bytes | None = None,
+        high_water: int = 1000,
+    ) -> None:
+        """Start to connect, and return at once; see `connect`."""
+        where = parse_address(address)
+        _require_local(where, "connect to")
+        if where.scheme == "tcp" and where.port == 0:
+            raise InvalidItem(
+                f"{address!r} has no port to connect to.", cure="Give the viewer's port."
+            )
+        self.address = str(where)
+        self._connected = False
+        self._ended = False
+        self._poller: select.epoll | None = None
+        self._socket = _context().socket(zmq.DEALER)
+        try:
+            _configure(self._socket, where, send_high_water=high_water, receive_high_water=1000)
+            self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
+            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
+            if identity is not None:
+                self._socket.setsockopt(zmq.ROUTING_ID, identity)
+            self._monitor = self._socket.get_monitor_socket(
+                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+            )
+            self._socket.connect(self.address)
+        except zmq.ZMQError as error:
+            self._socket.disable_monitor()
+            self._socket.close()
+            raise InvalidItem(
+                f"can't connect to {self.address}: {error.strerror}.",
+                cure="Check the address, and the identity (1 to 255 bytes, the first not zero).",
+            ) from error
+        if hasattr(select, "epoll"):
+            # One descriptor for two: frames, and the news that the connection ended.
+            self._poller = select.epoll()
+            self._poller.register(self._socket.fileno(), select.EPOLLIN)
+            self._poller.register(self._monitor.fileno(), select.EPOLLIN)
+
+    @classmethod
+    def connect(
+        cls, address: str, *, identity: bytes | None = None, high_water: int = 1000
+    ) -> ZmqLane:
+        """Start to connect to a `ZmqRouter`, and return at once.
+
+        Nobody needs to listen yet: it is tried again every 50 to 500 ms, and what is sent waits.
+
+        Parameters
+        ----------
+        address : str
+            ``ipc:///path`` or ``tcp://127.0.0.1:port``.
+        identity : bytes, optional
+            Name of this lane at the router, 1 to 255 bytes, the first not zero. By default the
+            router makes one, a new one for each connection.
+        high_water : int
+            Frames that may wait here before `send` gives False.
+
+        Raises
+        ------
+        InvalidItem
+            The address or identity can't be used.
+        """
+        return cls(address, identity=identity, high_water=high_water)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a ZeroMQ peer ever answered: False after a while means that nobody listens."""
+        if not self._connected and not self._socket.closed:
+            self._read_monitor()
+        return self._connected
+
+    def send(
+        self, data: bytes, *, fds: Sequence[int] = (), blobs: Sequence[memoryview] = ()
+    ) -> bool:
+        if not 0 < len(data) <= ZMQ_MAX_FRAME:
+            raise refuse_length(len(data), ZMQ_MAX_FRAME)
+        if fds:
+            raise refuse_fds("a ZeroMQ lane")
+        self._require_open()
+        try:
+            if not blobs:
+                self._socket.send(data, _NOW)
+            else:
+                check_blobs(blobs, ZMQ_MAX_FRAME)
+                self._socket.send(data, _MORE_NOW)
+                _send_blobs(self._socket, blobs)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Frame | None:
+        if self._socket.closed:
+            raise closed_here(f"the lane to {self.address}")
+        frame = self._take()
+        if frame is None and self._read_monitor():
+            # What came in before the end may have been noticed only now.
+            frame = self._take()
+            if frame is None:
+                raise peer_gone(f"the lane to {self.address}")
+        return frame
+
+    def has_input(self) -> bool:
+        """Whether `receive` would give a frame or raise; ask this before waiting for `fileno`."""
+        if self._socket.closed:
+            return True
+        return self._read_monitor() or _has_frames(self._socket)
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for; -1 once closed.
+
+        It is edge-triggered: wait for it only after `receive` gave None or `has_input` gave
+        False, with no send after that. Where the system has no epoll it does not tell of the
+        connection's end; wait with a timeout there.
+        """
+        if self._socket.closed:
+            return -1
+        return self._socket.fileno() if self._poller is None else self._poller.fileno()
+
+    def close(self) -> None:
+        if self._socket.closed:
+            return
+        if self._poller is not None:
+            self._poller.close()
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+
+    def _take(self) -> Frame | None:
+        try:
+            first = self._socket.recv(_NOW, copy=False)
+        except zmq.Again:
+            return None
+        blobs = _rest(self._socket, first, MAX_BLOBS)
+        if blobs is None or len(first) == 0:
+            raise ProtocolViolation(
+                f"the peer at {self.address} sent an empty frame, or one with more than "
+                f"{MAX_BLOBS} blobs.",
+                cure="Make sure that it is openhcs-stream.",
+            )
+        return Frame(first.bytes, (), blobs)
+
+    def _require_open(self) -> None:
+        if self._socket.closed:
+            raise closed_here(f"the lane to {self.address}")
+        if self._read_monitor():
+            raise peer_gone(f"the lane to {self.address}")
+
+    def _read_monitor(self) -> bool:
+        """Take in what became of the connection; True where it has ended."""
+        # Asking first: an exception for each empty look would cost five times as much.
+        while not self._ended and _has_frames(self._monitor):
+            event = self._monitor.recv(_NOW)
+            self._monitor.recv(_NOW)  # the address, the second part of each event
+            if int.from_bytes(event[:2], "little") == _HANDSHAKE:
+                self._connected = True
+            elif self._connected:
+                self._ended = True
+                # Without this it would connect to the next program that listens there.
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.disconnect(self.address)
+        return self._ended
+
+
+class RouterMessage:
+    """One message that came in at a `ZmqRouter`."""
+
+    __slots__ = ("_routing", "delimited", "frames", "identity")
+
+    def __init__(
+        self, identity: bytes, frames: tuple[memoryview, ...], delimited: bool, routing: zmq.Frame
+    ) -> None:
+        self.identity = identity  #: names the connection it came from
+        self.frames = frames  #: read-only, not copied; without the identity and the delimiter
+        #: Whether it came from a REQ socket, which waits for a delimited answer.
+        self.delimited = delimited
+        self._routing = routing
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it can be openhcs-stream's own protocol: send it to this identity's lane."""
+        return not self.delimited and bool(self.frames) and is_native(self.frames[0])
+
+    @property
+    def peer_address(self) -> str:
+        """Where it came from: the IP address of a tcp peer, else "" ."""
+        return _parse_peer(self._raw_address())[0]
+
+    @property
+    def peer(self) -> PeerCredentials | None:
+        """The process that sent it, where it came over ipc and the system tells."""
+        return _parse_peer(self._raw_address())[1]
+
+    @property
+    def local(self) -> bool:
+        """Whether it came from this machine."""
+        address = self.peer_address
+        return not address or is_loopback(address)
+
+    def to_frame(self) -> Frame:
+        """Give what `RouterLane.deliver` takes; `frames` must not be empty."""
+        return Frame(self.frames[0].tobytes(), (), self.frames[1:])
+
+    def _raw_address(self) -> str:
+        try:
+            return str(self._routing.get("Peer-Address"))
+        except zmq.ZMQError:  # a system without it, over ipc
+            return ""
+
+
+class RouterLane(Lane):
+    """The viewer's side of one native session over ZeroMQ; belongs to its router's thread.
+
+    `ZmqRouter.lane` makes them. Frames come in through the router: whoever reads it calls
+    `deliver`. A peer that has vanished is noticed at the next `send`.
+    """
+
+    carries_fds: ClassVar[bool] = False
+    carries_blobs: ClassVar[bool] = True
+    polls_out: ClassVar[bool] = False
+    max_frame = ZMQ_MAX_FRAME
+
+    def __init__(self, router: ZmqRouter, identity: bytes) -> None:
+        self.identity = identity
+        self._router = router
+        self._inbox: deque[Frame] = deque()
+        self._closed = False
+        self._peer_gone = False
+
+    def deliver(self, frame: Frame) -> None:
+        """Put in a frame that the router received for this lane; ignored once it is closed."""
+        if not self._closed:
+            self._inbox.append(frame)
+
+    def send(
+        self, data: bytes, *, fds: Sequence[int] = (), blobs: Sequence[memoryview] = ()
+    ) -> bool:
+        if not 0 < len(data) <= ZMQ_MAX_FRAME:
+            raise refuse_length(len(data), ZMQ_MAX_FRAME)
+        if fds:
+            raise refuse_fds("a ZeroMQ lane")
+        if self._closed:
+            raise closed_here("a ZeroMQ lane")
+        if self._peer_gone:
+            raise peer_gone("a ZeroMQ lane")
+        try:
+            return self._router.send(self.identity, [data, *blobs])
+        except LaneClosed:
+            self._peer_gone = True
+            raise
+
+    def receive(self) -> Frame | None:
+        if self._closed:
+            raise closed_here("a ZeroMQ lane")
+        if self._inbox:
+            return self._inbox.popleft()
+        if self._peer_gone:
+            raise peer_gone("a ZeroMQ lane")
+        return None
+
+    def has_input(self) -> bool:
+        """Whether the router must be read before anybody waits for `fileno`."""
+        return self._closed or self._peer_gone or bool(self._inbox) or self._router.has_input()
+
+    def fileno(self) -> int:
+        """Give the router's descriptor (edge-triggered); -1 once closed."""
+        return -1 if self._closed else self._router.fileno()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._inbox.clear()
+            self._router.forget(self.identity)
+
+
+class ZmqRouter:
+    """The viewer's ROUTER: one socket, bound to one or more addresses, for one thread.
+
+    Every peer on this machine that talks ZeroMQ comes in here: native sessions (DEALER) and
+    OpenHCS senders (REQ). Over ipc, peers of other users are not let in. A context manager.
+
+    ::
+
+        with ZmqRouter(["ipc:///run/user/1000/viewer.sock", "tcp://127.0.0.1:0"]) as router:
+            while (message := router.receive()) is not None:
+                if message.is_native:
+                    router.lane(message.identity).deliver(message.to_frame())
+                else:
+                    router.send(message.identity, [b"{...}"], delimited=message.delimited)
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        allow_other_users: bool = False,
+        max_frame: int = ZMQ_MAX_FRAME,
+        send_high_water: int = 1000,
+        receive_high_water: int = 128,
+    ) -> None:
+        """Bind.
+
+        Parameters
+        ----------
+        addresses : sequence of str
+            ``ipc:///path``, ``ipc://@name`` (Linux) or ``tcp://127.0.0.1:port``; with port 0 or
+            ``*`` any free one, which `addresses` then tells. A socket file on which nobody
+            listens any more is replaced.
+        allow_other_users : bool
+            Whether ipc peers may belong to other users than this process.
+        max_frame : int
+            Bytes of one frame beyond which a peer is disconnected.
+        send_high_water, receive_high_water : int
+            Messages per peer that may wait to go out, and to be received.
+
+        Raises
+        ------
+        InvalidItem
+            An address is no ipc or tcp address, is taken, can't be bound, or could be reached
+            from another machine. Nothing stays bound.
+        """
+        where = [parse_address(address) for address in addresses]
+        for each in where:
+            _require_local(each, "listen at")
+        self._lanes: dict[bytes, RouterLane] = {}
+        self._files: list[tuple[str, int, int]] = []  # of our own: path, device, inode
+        self._socket = _context().socket(zmq.ROUTER)
+        try:
+            _configure(
+                self._socket,
+                None,
+                send_high_water=send_high_water,
+                receive_high_water=receive_high_water,
+            )
+            self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame)
+            self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            if not allow_other_users and hasattr(socket, "SO_PEERCRED"):
+                self._socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
+            #: The addresses that peers connect to, in the given order, with the real ports.
+            self.addresses: tuple[str, ...] = tuple(self._bind(each) for each in where)
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self) -> RouterMessage | None:
+        """Take the next message of any peer; None where none waits now.
+
+        Raises
+        ------
+        LaneClosed
+            The router was closed.
+        """
+        while True:
+            if self._socket.closed:
+                raise closed_here("the router")
+            try:
+                routing = self._socket.recv(_NOW, copy=False)
+            except zmq.Again:
+                return None
+            identity = routing.bytes
+            frames = _rest(self._socket, routing, MAX_BLOBS + 2)
+            if frames is None:
+                _log.warning("dropped a message of more than %d parts", MAX_BLOBS)
+                continue
+            delimited = bool(frames) and not frames[0]
+            return RouterMessage(identity, frames[1:] if delimited else frames, delimited, routing)
+
+    def send(
+        self, identity: bytes, frames: Sequence[bytes | memoryview], *, delimited: bool = False
+    ) -> bool:
+        """Send a message to one peer, now or not at all.
+
+        Parameters
+        ----------
+        identity : bytes
+            As the peer's message had it.
+        frames : sequence of bytes or memoryview
+            At least one. Large memoryviews are not copied: they must not change until the peer
+            has said that it read them.
+        delimited : bool
+            Whether to put the empty frame first that a REQ socket waits for.
+
+        Returns
+        -------
+        bool
+            False: too much waits for this peer already; nothing was sent.
+
+        Raises
+        ------
+        LaneClosed
+            The peer is gone, or the router was closed.
+        InvalidItem
+            There is no frame, or one is not contiguous or too large.
+        """
+        if self._socket.closed:
+            raise closed_here("the router")
+        if not frames:
+            raise InvalidItem("a message of no frames can't be sent.", cure="Give at least one.")
+        views = [memoryview(frame) for frame in frames]
+        check_blobs(views[1:], ZMQ_MAX_FRAME)
+        check_blobs(views[:1], ZMQ_MAX_FRAME)
+        try:
+            # The router decides on the first part; the others can't fail any more.
+            self._socket.send(identity, _MORE_NOW)
+            if delimited:
+                self._socket.send(b"", _MORE_NOW)
+            _send_blobs(self._socket, frames)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            raise peer_gone("a ZeroMQ lane") from None
+        return True
+
+    def lane(self, identity: bytes) -> RouterLane:
+        """Give the native lane of a peer; the same one until it is closed."""
+        lane = self._lanes.get(identity)
+        if lane is None:
+            lane = self._lanes[identity] = RouterLane(self, identity)
+        return lane
+
+    def forget(self, identity: bytes) -> None:
+        """Let `lane` make a new lane for this peer the next time; `RouterLane.close` calls it."""
+        self._lanes.pop(identity, None)
+
+    def has_input(self) -> bool:
+        """Whether `receive` would give a message or raise; ask this before waiting for `fileno`."""
+        return self._socket.closed or _has_frames(self._socket)
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for; -1 once closed.
+
+        It is edge-triggered: wait for it only after `receive` gave None or `has_input` gave
+        False, with no send after that.
+        """
+        return -1 if self._socket.closed else self._socket.fileno()
+
+    def close(self) -> None:
+        """Close all lanes, remove the socket files, and stop listening; again if you like."""
+        for lane in list(self._lanes.values()):
+            lane.close()
+        # The files first, and only where they are still ours: from here on another viewer may
+        # listen at the same path.
+        for path, device, inode in self._files:
+            with contextlib.suppress(OSError), _locked_folder(path):
+                status = os.lstat(path)
+                if (status.st_dev, status.st_ino) == (device, inode):
+                    os.unlink(path)
+        self._files.clear()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _bind(self, where: Address) -> str:
+        try:
+            if where.scheme == "ipc":
+                return self._bind_ipc(where)
+            self._socket.setsockopt(zmq.IPV6, int(":" in where.host))
+            self._socket.bind(format_address(where))
+            return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        except (OSError, zmq.ZMQError) as error:
+            raise _refuse_bind(where, error.errno, error.strerror) from error
+
+    def _bind_ipc(self, where: Address) -> str:
+        # ZeroMQ's own bind removes whatever is at the path, a living viewer's socket too, and its
+        # close removes the file at some later time. So the socket is made here and handed over.
+        address = str(where)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.setblocking(False)
+            if where.name.startswith("@"):
+                listening.bind(b"\0" + os.fsencode(where.name[1:]))
+                listening.listen(64)
+            else:
+                with _locked_folder(where.name):
+                    _remove_stale(where.name)
+                    listening.bind(where.name)
+                    status = os.lstat(where.name)
+                    self._files.append((where.name, status.st_dev, status.st_ino))
+                    os.chmod(where.name, 0o600)
+                    listening.listen(64)
+            self._socket.setsockopt(zmq.USE_FD, listening.fileno())
+            self._socket.bind(address)
+            listening.detach()  # ZeroMQ closes it
+        finally:
+            listening.close()
+            self._socket.setsockopt(zmq.USE_FD, -1)
+        return address
+
+
+def _configure(
+    sock: zmq.Socket[bytes],
+    where: Address | None,
+    *,
+    send_high_water: int,
+    receive_high_water: int,
+) -> None:
+    sock.setsockopt(zmq.LINGER, _LINGER_MS)
+    sock.setsockopt(zmq.SNDHWM, send_high_water)
+    sock.setsockopt(zmq.RCVHWM, receive_high_water)
+    # A connection that died without a word (tcp) is noticed by these.
+    sock.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS[0])
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_MS[1])
+    if where is not None:
+        sock.setsockopt(zmq.MAXMSGSIZE, ZMQ_MAX_FRAME)
+        sock.setsockopt(zmq.IPV6, int(":" in where.host))
+
+
+def _has_frames(sock: zmq.Socket[bytes]) -> bool:
+    return bool(cast("int", sock.getsockopt(_EVENTS)) & _POLLIN)
+
+
+def _send_blobs(sock: zmq.Socket[bytes], blobs: Sequence[bytes | memoryview]) -> None:
+    for blob in blobs[:-1]:
+        sock.send(blob, _MORE_NOW, copy=False)
+    sock.send(blobs[-1], _NOW, copy=False)
+
+
+def _rest(sock: zmq.Socket[bytes], frame: zmq.Frame, most: int) -> tuple[memoryview, ...] | None:
+    """Take the parts that follow `frame`, which are all there; None where there are too many."""
+    if not frame.more:
+        return ()
+    parts: list[memoryview] = []
+    too_many = False
+    while frame.more:
+        frame = sock.recv(_NOW, copy=False)
+        too_many = too_many or len(parts) >= most
+        if not too_many:
+            parts.append(frame.buffer.toreadonly())
+    return None if too_many else tuple(parts)
+
+
+def _require_local(where: Address, verb: str) -> None:
+    if where.scheme not in ("ipc", "tcp"):
+        raise InvalidItem(
+            f"ZeroMQ does not {verb} {where}.", cure="Write ipc:///path or tcp://127.0.0.1:5555."
+        )
+    if not where.is_local:
+        raise InvalidItem(
+            f"refused to {verb} {where}: beyond this machine anybody could read and send; that "
+            "needs CURVE keys, which are not there yet.",
+            cure="Use 127.0.0.1, and a tunnel from the other machine: ssh -L 5555:127.0.0.1:5555.",
+        )
+
+
+def _refuse_bind(where: Address, number: int | None, reason: str | None) -> InvalidItem:
+    if number == errno.EADDRINUSE:
+        return InvalidItem(
+            f"can't listen at {where}: it is in use.",
+            cure="Another viewer or program listens there: choose another --port or stop it.",
+        )
+    return InvalidItem(
+        f"can't listen at {where}: {reason}.", cure="Choose an address that this user may use."
+    )
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file on which nobody listens; raise OSError where somebody does."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "a file that is no socket is there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:  # somebody listens and is busy
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+@contextlib.contextmanager
+def _locked_folder(path: str) -> Iterator[None]:
+    """Hold a path's folder, so that no two viewers remove and bind at one time.
+
+    The lock is on the folder itself: it leaves no file.
+    """
+    import fcntl
+
+    deadline = time.monotonic() + _LOCK_S
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(folder)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse_peer(text: str) -> tuple[str, PeerCredentials | None]:
+    """Take ZeroMQ's Peer-Address apart: a tcp peer's IP address, or an ipc peer's process."""
+    try:
+        ipaddress.ip_address(text)
+        return text, None
+    except ValueError:
+        pass
+    # "host:uid:gid:pid", for a unix socket of a system that tells.
+    match = re.search(r":(\d+):(\d+):(\d+)$", text)
+    if match is None:
+        return "", None
+    uid, gid, pid = (int(number) for number in match.groups())
+    return "", PeerCredentials(pid=pid, uid=uid, gid=gid)
