@@ -1,0 +1,59 @@
+"""A session's rules as pure state machines: no socket, no clock, no thread, no numpy.
+
+`SenderSession` is the worker's half, `ReceiverSession` the viewer's. A shell feeds them messages
+and the time and carries out the effects that come back.
+"""
+
+from __future__ import annotations
+
+from openhcs_stream.protocol._effects import (
+    Answer,
+    Effect,
+    Ended,
+    MapArena,
+    Moved,
+    Opened,
+    OpenLane,
+    Replied,
+    SendControl,
+    SendData,
+    Take,
+    TakePart,
+    UnmapArena,
+)
+from openhcs_stream.protocol._receiver import (
+    MAX_LAYERS,
+    ReceiverPhase,
+    ReceiverSession,
+    ViewerFacts,
+)
+from openhcs_stream.protocol._sender import (
+    HEARTBEAT_S,
+    SILENCE_S,
+    SenderPhase,
+    SenderSession,
+)
+
+__all__ = [
+    "HEARTBEAT_S",
+    "MAX_LAYERS",
+    "SILENCE_S",
+    "Answer",
+    "Effect",
+    "Ended",
+    "MapArena",
+    "Moved",
+    "OpenLane",
+    "Opened",
+    "ReceiverPhase",
+    "ReceiverSession",
+    "Replied",
+    "SendControl",
+    "SendData",
+    "SenderPhase",
+    "SenderSession",
+    "Take",
+    "TakePart",
+    "UnmapArena",
+    "ViewerFacts",
+]

@@ -1,0 +1,143 @@
+"""What the protocol core asks its shell to do. Plain data: the core itself does no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from openhcs_stream.errors import StreamError
+    from openhcs_stream.messages import Item, LayerSpec, Message, Part, Request, Welcome
+
+__all__ = [
+    "Answer",
+    "Effect",
+    "Ended",
+    "MapArena",
+    "Moved",
+    "OpenLane",
+    "Opened",
+    "Replied",
+    "SendControl",
+    "SendData",
+    "Take",
+    "TakePart",
+    "UnmapArena",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SendControl:
+    """Send this message on the control lane."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendData:
+    """Send this message on the data lane."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLane:
+    """Sender: connect to `address` and send `message` there first; then tell the core."""
+
+    address: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session is open; items may flow. The viewer's greeting is None on the viewer's side."""
+
+    welcome: Welcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Sender: items changed state. Every item of these was outstanding until now."""
+
+    received: list[int]
+    displayed: list[int]
+    failed: list[tuple[int, str]]
+    leases: list[int]  #: memory that this viewer does not need any more
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """Sender: the viewer answered request `number`."""
+
+    number: int
+    ok: bool
+    value: object
+    what: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class MapArena:
+    """Viewer: map the shared memory whose descriptor came with this message."""
+
+    arena: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapArena:
+    """Viewer: the sender will not name this arena again."""
+
+    arena: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Viewer: an item whose bytes are all here, in at most one part."""
+
+    item: Item
+    spec: LayerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TakePart:
+    """Viewer: copy `part` to `offset` of the item's private memory, then say so to the core.
+
+    The part with `last` completes the item; the shell shows it as it would a `Take`.
+    """
+
+    item: Item
+    spec: LayerSpec
+    part: Part
+    offset: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Viewer: do what is asked and send a Reply of the same number."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over. `error` is None when the peer said goodbye."""
+
+    error: StreamError | None
+
+
+Effect: TypeAlias = (
+    SendControl
+    | SendData
+    | OpenLane
+    | Opened
+    | Moved
+    | Replied
+    | MapArena
+    | UnmapArena
+    | Take
+    | TakePart
+    | Answer
+    | Ended
+)

@@ -1,0 +1,329 @@
+"""The viewer's half of a session, without I/O: messages and times in, effects out.
+
+::
+
+    WAITING --Hello--> LINKING --LaneOpened--> OPEN --Bye, lost--> CLOSED
+       |                  '-----items on the control lane--> OPEN
+       '--Hello without a common side lane, or role "control"--> OPEN
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from openhcs_stream.errors import ProtocolMismatch, ProtocolViolation, StreamError
+from openhcs_stream.messages import (
+    MAJOR,
+    MINOR,
+    ArenaOffer,
+    ArenaRetired,
+    Bye,
+    Failure,
+    Hello,
+    Item,
+    Items,
+    Kind,
+    LaneOpened,
+    LayerDeclared,
+    LayerSpec,
+    Mode,
+    More,
+    Part,
+    Ping,
+    Pong,
+    Refusal,
+    Report,
+    Request,
+    Welcome,
+)
+from openhcs_stream.protocol._effects import (
+    Answer,
+    Effect,
+    Ended,
+    MapArena,
+    Opened,
+    SendControl,
+    Take,
+    TakePart,
+    UnmapArena,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openhcs_stream.messages import Message
+
+__all__ = ["MAX_LAYERS", "ReceiverPhase", "ReceiverSession", "ViewerFacts"]
+
+#: Layers that one session may declare: placement by name needs far fewer.
+MAX_LAYERS = 65_536
+#: Items of one session that may arrive in parts at the same time.
+MAX_PARTIAL = 64
+
+
+class ReceiverPhase(Enum):
+    WAITING = "waiting for its greeting"
+    LINKING = "opening its lane"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class ViewerFacts:
+    """What every session of one receiver has in common.
+
+    `token` is what a peer must show, unless its lane already proves that it is the same user.
+    """
+
+    viewer: str
+    name: str
+    pid: int
+    host: str
+    token: str
+    kinds: tuple[Kind, ...] = ("image", "labels", "rois", "points", "tracks")
+    modes: Mapping[str, Mode] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+
+
+@dataclass
+class _Partial:
+    item: Item
+    spec: LayerSpec
+    nbytes: int = 0
+
+
+class ReceiverSession:
+    """One sender, as a viewer sees it.
+
+    Parameters
+    ----------
+    facts : ViewerFacts
+        Who this viewer is.
+    lane, key : str
+        Address of the side lane to offer, and the secret that its opener must show; an empty
+        address offers none.
+    trusted : bool
+        The control lane itself proves that the peer is this user: no token is needed.
+    """
+
+    def __init__(self, facts: ViewerFacts, *, lane: str, key: str, trusted: bool) -> None:
+        self.facts = facts
+        self.phase = ReceiverPhase.WAITING
+        self.hello: Hello | None = None
+        self.heard_at = 0.0
+        self._lane = lane
+        self._key = key
+        self._trusted = trusted
+        self._layers: dict[int, LayerSpec] = {}
+        self._partial: dict[int, _Partial] = {}
+        self._last_seq = -1
+        self._received: list[int] = []
+        self._displayed: list[int] = []
+        self._failed: list[Failure] = []
+        self._released: list[int] = []
+
+    # --- messages in --------------------------------------------------------------------------
+
+    def receive(self, message: Message, now: float) -> list[Effect]:
+        """Take one message of the sender, from whichever lane.
+
+        Raises
+        ------
+        ProtocolViolation
+            The message is not allowed in this phase, or contradicts an earlier one. The caller
+            ends the session with `lost`; other sessions are not touched.
+        """
+        self.heard_at = now
+        match self.phase, message:
+            case ReceiverPhase.OPEN | ReceiverPhase.LINKING, Items():
+                self._need_stream(message)
+                self.phase = ReceiverPhase.OPEN
+                return self._items(message)
+            case ReceiverPhase.OPEN, More():
+                return self._more(message)
+            case ReceiverPhase.CLOSED, _:
+                return []
+            case ReceiverPhase.WAITING, Hello():
+                return self._greet(message)
+            case _, Ping(number=number):
+                return [SendControl(Pong(number))]
+            case _, Pong():
+                return []
+            case ReceiverPhase.OPEN | ReceiverPhase.LINKING, LayerDeclared(layer=layer, spec=spec):
+                self._need_stream(message)
+                if len(self._layers) >= MAX_LAYERS:
+                    raise ProtocolViolation(f"a sender declared more than {MAX_LAYERS} layers.")
+                self._layers[layer] = spec
+                return []
+            case ReceiverPhase.OPEN, ArenaOffer(arena=arena, nbytes=nbytes):
+                self._need_stream(message)
+                return [MapArena(arena, nbytes)]
+            case ReceiverPhase.OPEN, ArenaRetired(arena=arena):
+                return [UnmapArena(arena)]
+            case ReceiverPhase.OPEN | ReceiverPhase.LINKING, Request():
+                return [Answer(message)]
+            case _, Bye():
+                return self._end(None)
+            case phase, _:
+                raise ProtocolViolation(
+                    f"a sender sent {type(message).__name__} while {phase.value}.",
+                    cure="Install the same version of openhcs-stream on both sides.",
+                )
+
+    def lane_opened(self, message: LaneOpened, now: float) -> list[Effect]:
+        """A side lane says that it belongs to this session.
+
+        Raises
+        ------
+        ProtocolViolation
+            It shows another key, or the session already has its lane.
+        """
+        self.heard_at = now
+        if self.phase is not ReceiverPhase.LINKING or not _same(message.key, self._key):
+            raise ProtocolViolation("a lane was opened that no session asked for.")
+        self.phase = ReceiverPhase.OPEN
+        return []
+
+    def lost(self, error: StreamError | None) -> list[Effect]:
+        """The sender is gone, or broke the rules: then it is told, so that it waits for nothing."""
+        greeted = self.phase is not ReceiverPhase.WAITING
+        effects = self._end(error)
+        if effects and isinstance(error, (ProtocolMismatch, ProtocolViolation)):
+            what, cure = error.what[:4096], error.cure[:4096]
+            effects.insert(0, SendControl(Bye(what) if greeted else Refusal(what, cure)))
+        return effects
+
+    # --- what became of items -----------------------------------------------------------------
+
+    def received(self, seq: int) -> None:
+        """The item's bytes are copied out."""
+        self._received.append(seq)
+
+    def displayed(self, seq: int) -> None:
+        """The item is on the screen."""
+        self._displayed.append(seq)
+
+    def failed(self, seq: int, reason: str) -> None:
+        """The item can't be shown; what still arrives of it is thrown away."""
+        self._partial.pop(seq, None)
+        self._failed.append(Failure(seq, reason[:4096]))
+
+    def released(self, lease: int) -> None:
+        """A part of an item that is still arriving is copied out."""
+        self._released.append(lease)
+
+    def report(self) -> Report | None:
+        """Everything that waits to be told, as one message; None if there is nothing."""
+        if not (self._received or self._displayed or self._failed or self._released):
+            return None
+        report = Report(
+            tuple(self._received),
+            tuple(self._displayed),
+            tuple(self._failed),
+            tuple(self._released),
+        )
+        self._received, self._displayed, self._failed, self._released = [], [], [], []
+        return report
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _greet(self, hello: Hello) -> list[Effect]:
+        facts = self.facts
+        if not self._trusted and not _same(hello.token, facts.token):
+            self.phase = ReceiverPhase.CLOSED
+            refusal = Refusal(
+                "the token is missing or wrong.",
+                "Connect by name, or pass the token that the viewer printed.",
+            )
+            return [SendControl(refusal), Ended(None)]
+        self.hello = hello
+        near = hello.role == "stream" and hello.host == facts.host and "unix" in hello.lanes
+        lane = self._lane if near else ""
+        self.phase = ReceiverPhase.LINKING if lane else ReceiverPhase.OPEN
+        welcome = Welcome(
+            MAJOR,
+            MINOR,
+            facts.viewer,
+            facts.name,
+            facts.pid,
+            lane,
+            self._key if lane else "",
+            facts.kinds,
+            dict(facts.modes),
+            facts.required,
+        )
+        return [SendControl(welcome), Opened(None)]
+
+    def _need_stream(self, message: Message) -> None:
+        if self.hello is None or self.hello.role != "stream":
+            raise ProtocolViolation(
+                f"a control session sent {type(message).__name__}, which belongs to a stream."
+            )
+
+    def _items(self, message: Items) -> list[Effect]:
+        effects: list[Effect] = []
+        for item in message.items:
+            seq = item.seq
+            if seq <= self._last_seq:
+                raise ProtocolViolation(
+                    f"item {seq} came after item {self._last_seq}: numbers must count up."
+                )
+            self._last_seq = seq
+            spec = self._layers.get(item.layer)
+            if spec is None:
+                raise ProtocolViolation(f"item {seq} names layer {item.layer}, never declared.")
+            if len(item.place) != len(spec.components):
+                raise ProtocolViolation(
+                    f"item {seq} has {len(item.place)} values for the "
+                    f"{len(spec.components)} components {spec.components}."
+                )
+            parts = item.parts
+            if (len(parts) == 1 and parts[0].nbytes == item.nbytes) or item.nbytes == 0:
+                effects.append(Take(item, spec))
+                continue
+            if len(self._partial) >= MAX_PARTIAL:
+                raise ProtocolViolation(f"more than {MAX_PARTIAL} items arrive in parts at once.")
+            self._partial[seq] = _Partial(item, spec)
+            effects += self._parts(self._partial[seq], parts)
+        return effects
+
+    def _more(self, message: More) -> list[Effect]:
+        partial = self._partial.get(message.seq)
+        if partial is None:
+            # The item failed meanwhile; its late parts are released unread.
+            for part in message.parts:
+                self._released.append(part.lease)
+            return []
+        return self._parts(partial, message.parts)
+
+    def _parts(self, partial: _Partial, parts: tuple[Part, ...]) -> list[Effect]:
+        effects: list[Effect] = []
+        item = partial.item
+        for part in parts:
+            if part.nbytes == 0:
+                raise ProtocolViolation(f"item {item.seq} came with a part of no bytes.")
+            offset = partial.nbytes
+            partial.nbytes += part.nbytes
+            if partial.nbytes > item.nbytes:
+                raise ProtocolViolation(
+                    f"the parts of item {item.seq} have more than its {item.nbytes} bytes."
+                )
+            last = partial.nbytes == item.nbytes
+            if last:
+                del self._partial[item.seq]
+            effects.append(TakePart(item, partial.spec, part, offset, last))
+        return effects
+
+    def _end(self, error: StreamError | None) -> list[Effect]:
+        if self.phase is ReceiverPhase.CLOSED:
+            return []
+        self.phase = ReceiverPhase.CLOSED
+        self._partial.clear()
+        return [Ended(error)]
+
+
+def _same(shown: str, expected: str) -> bool:
+    return bool(expected) and hmac.compare_digest(shown.encode(), expected.encode())
