@@ -1,0 +1,33 @@
+"""Regions of interest: one model, and its codecs for ImageJ, napari, label images and the wire.
+
+`Roi` stores x, y as ImageJ counts; its constructors, and the arrays that `coerce` takes, are y, x
+with whole numbers at pixel centres, as numpy, scikit-image and napari have them.
+"""
+
+from __future__ import annotations
+
+from openhcs_stream.rois._coerce import coerce, looks_like_rois
+from openhcs_stream.rois._imagej import from_imagej, from_roifile, to_imagej
+from openhcs_stream.rois._labels import from_labels
+from openhcs_stream.rois._model import KINDS, KindRow, Roi, RoiKind
+from openhcs_stream.rois._napari import from_napari, to_napari
+from openhcs_stream.rois._wire import BLOCK_VERSION, MAX_ROIS, decode, encode
+
+__all__ = [
+    "BLOCK_VERSION",
+    "KINDS",
+    "MAX_ROIS",
+    "KindRow",
+    "Roi",
+    "RoiKind",
+    "coerce",
+    "decode",
+    "encode",
+    "from_imagej",
+    "from_labels",
+    "from_napari",
+    "from_roifile",
+    "looks_like_rois",
+    "to_imagej",
+    "to_napari",
+]

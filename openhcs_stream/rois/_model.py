@@ -1,0 +1,346 @@
+"""The one ROI model: what a region of interest is, whatever file or viewer it comes from.
+
+Two conventions meet here, and each is stated where it is used:
+
+*The model stores ImageJ's coordinates.* `Roi.coordinates` is (N, 2) float64, **x, y**, in pixels.
+For areas the origin is the top-left *corner* of the top-left pixel, so that the square around the
+pixel in row 2, column 5 reaches from (5, 2) to (6, 3). For lines and points a whole number is the
+*centre* of its pixel: the point (5, 2) lies in the middle of row 2, column 5.
+
+*Constructors and arrays are numpy's.* `Roi.polygon`, `Roi.polyline`, `Roi.line` and `Roi.points`
+take (N, 2) **y, x** (row, column) where a whole number is the centre of a pixel, as
+``skimage.measure.find_contours`` gives them and napari shows them. `Roi.rectangle` and `Roi.oval`
+take half-open bounds, as ``regionprops(...).bbox`` gives them: (top, left, bottom, right).
+
+Between the two: areas differ by half a pixel, lines and points do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeGuard, get_args
+
+import numpy as np
+
+from openhcs_stream.errors import InvalidItem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+__all__ = ["KINDS", "KindRow", "Roi", "RoiKind", "kind_of_code"]
+
+RoiKind: TypeAlias = Literal[
+    "polygon",
+    "rectangle",
+    "oval",
+    "line",
+    "freeline",
+    "polyline",
+    "ellipse",
+    "freehand",
+    "traced",
+    "angle",
+    "point",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """All that the model, the wire and the codecs know of one kind of ROI."""
+
+    kind: RoiKind
+    code: int  #: on the wire; ImageJ's number of the type, where it has one
+    area: bool  #: encloses pixels: the coordinates count from pixel corners
+    napari: str  #: the shape type in napari; "points" is no shape but a layer of its own
+    least: int  #: vertices that it has at least
+    most: int | None  #: vertices that it has at most; None: any number
+    imagej_type: int  #: `roitype` of the ImageJ file
+    imagej_subtype: int = 0
+
+
+#: A new kind is a row here (and, where it is no plain list of vertices, a function in the codecs).
+KINDS: Final[Mapping[str, KindRow]] = {
+    row.kind: row
+    for row in (
+        KindRow("polygon", 0, True, "polygon", 3, None, 0),
+        # rectangle and oval: (left, top), (right, bottom)
+        KindRow("rectangle", 1, True, "rectangle", 2, 2, 1),
+        KindRow("oval", 2, True, "ellipse", 2, 2, 2),
+        KindRow("line", 3, False, "line", 2, 2, 3),
+        KindRow("freeline", 4, False, "path", 2, None, 4),
+        KindRow("polyline", 5, False, "path", 2, None, 5),
+        # both ends of the major axis, then one end of the minor axis
+        KindRow("ellipse", 6, True, "ellipse", 3, 3, 7, 3),
+        KindRow("freehand", 7, True, "polygon", 3, None, 7),
+        KindRow("traced", 8, True, "polygon", 3, None, 8),
+        KindRow("angle", 9, False, "path", 3, 3, 9),
+        KindRow("point", 10, False, "points", 1, None, 10),
+    )
+}
+
+_KIND_OF_CODE: Final[Mapping[int, KindRow]] = {row.code: row for row in KINDS.values()}
+
+#: ImageJ keeps the group in a byte, and since version 1.54 in two.
+MAX_GROUP: Final = 65535
+_COLOR = re.compile(r"#[0-9a-f]{8}")
+_LOOSE_COLOR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{4}|[0-9a-f]{6}|[0-9a-f]{8})", re.IGNORECASE)
+
+
+def kind_of_code(code: int) -> KindRow | None:
+    """Find the row of a kind by its number on the wire."""
+    return _KIND_OF_CODE.get(code)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roi:
+    """One region of interest. Immutable; equal to another where all fields are.
+
+    Attributes
+    ----------
+    kind : str
+        A key of `KINDS`.
+    coordinates : (N, 2) float64, read-only
+        x, y in pixels, in ImageJ's convention: see this module's text. A rectangle and an oval
+        are their corners (left, top), (right, bottom); an ellipse is the two ends of its major
+        axis and one end of its minor axis.
+    name : str
+    stroke_color, fill_color : str
+        "#rrggbbaa", or "" where none is set. "#rgb", "#rgba" and "#rrggbb" are accepted.
+    stroke_width : float
+        In pixels; 0 is the viewer's default.
+    group : int
+        0 (none) to 65535.
+    position : (c, z, t)
+        Counted from 1; 0 where the ROI belongs to all channels, slices or frames.
+    properties : dict of str to str
+
+    Raises
+    ------
+    InvalidItem
+        A value is not allowed; the text names it and the cure.
+    """
+
+    kind: RoiKind
+    coordinates: npt.NDArray[np.float64]
+    name: str = ""
+    stroke_color: str = ""
+    fill_color: str = ""
+    stroke_width: float = 0.0
+    group: int = 0
+    position: tuple[int, int, int] = (0, 0, 0)
+    properties: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every field and bring it into its one form."""
+        row = KINDS.get(self.kind)
+        if row is None:
+            raise InvalidItem(
+                f"there is no ROI of kind {self.kind!r}.",
+                cure=f"Use one of {_listed(get_args(RoiKind))}.",
+            )
+        put = object.__setattr__
+        put(self, "coordinates", _checked_coordinates(row, self.coordinates))
+        put(self, "stroke_color", _checked_color("stroke_color", self.stroke_color))
+        put(self, "fill_color", _checked_color("fill_color", self.fill_color))
+        if not isinstance(self.name, str):
+            raise InvalidItem(f"the ROI's name {self.name!r} is no text.", cure="Pass a str.")
+        width = float(self.stroke_width)
+        if not (np.isfinite(width) and width >= 0):
+            raise InvalidItem(
+                f"the stroke_width {self.stroke_width!r} is no width.", cure="Use 0 or more pixels."
+            )
+        put(self, "stroke_width", width)
+        group = int(self.group)
+        if not 0 <= group <= MAX_GROUP:
+            raise InvalidItem(
+                f"the group {group} can't be kept.", cure=f"Use 0 (none) to {MAX_GROUP}."
+            )
+        put(self, "group", group)
+        position = tuple(int(number) for number in self.position)
+        if len(position) != 3 or not all(0 <= number < 2**31 for number in position):
+            raise InvalidItem(
+                f"the position {self.position!r} is no place in a stack.",
+                cure="Use (c, z, t), counted from 1, with 0 for 'any'.",
+            )
+        put(self, "position", position)
+        properties = dict(self.properties)
+        if not all(isinstance(text, str) for pair in properties.items() for text in pair):
+            raise InvalidItem(
+                f"the properties {properties!r} are no texts.", cure="Use a dict of str to str."
+            )
+        put(self, "properties", properties)
+
+    # --- constructors, in numpy's convention --------------------------------------------------
+
+    @classmethod
+    def polygon(cls, vertices_yx: npt.ArrayLike, **fields: Any) -> Self:
+        """Make a closed polygon.
+
+        Parameters
+        ----------
+        vertices_yx : (N, 2) array, N >= 3
+            y, x (row, column), whole numbers at pixel centres. A last vertex that repeats the
+            first is dropped.
+        **fields
+            Any other field of `Roi`.
+        """
+        vertices = _pairs(vertices_yx)
+        if len(vertices) > 1 and np.array_equal(vertices[0], vertices[-1]):
+            vertices = vertices[:-1]
+        return cls("polygon", vertices[:, ::-1] + 0.5, **fields)
+
+    @classmethod
+    def polyline(cls, vertices_yx: npt.ArrayLike, **fields: Any) -> Self:
+        """Make an open line through (N, 2) y, x, N >= 2, whole numbers at pixel centres."""
+        return cls("polyline", _pairs(vertices_yx)[:, ::-1], **fields)
+
+    @classmethod
+    def line(cls, start_yx: Sequence[float], end_yx: Sequence[float], **fields: Any) -> Self:
+        """Make a straight line between two (y, x), whole numbers at pixel centres."""
+        return cls("line", _pairs([start_yx, end_yx])[:, ::-1], **fields)
+
+    @classmethod
+    def points(cls, positions_yx: npt.ArrayLike, **fields: Any) -> Self:
+        """Make a (multi-)point of (N, 2) y, x, N >= 1, whole numbers at pixel centres."""
+        return cls("point", _pairs(positions_yx)[:, ::-1], **fields)
+
+    @classmethod
+    def rectangle(cls, top: float, left: float, bottom: float, right: float, **fields: Any) -> Self:
+        """Make an upright rectangle around rows top..bottom - 1 and columns left..right - 1."""
+        return cls("rectangle", np.array([(left, top), (right, bottom)], np.float64), **fields)
+
+    @classmethod
+    def oval(cls, top: float, left: float, bottom: float, right: float, **fields: Any) -> Self:
+        """Make an upright ellipse inside rows top..bottom - 1 and columns left..right - 1."""
+        return cls("oval", np.array([(left, top), (right, bottom)], np.float64), **fields)
+
+    @classmethod
+    def unchecked(
+        cls,
+        kind: RoiKind,
+        coordinates: npt.NDArray[np.float64],
+        name: str,
+        stroke_color: str,
+        fill_color: str,
+        stroke_width: float,
+        group: int,
+        position: tuple[int, int, int],
+        properties: dict[str, str],
+    ) -> Self:
+        """Make a ROI of values that were checked in bulk: a tenth of the constructor's time."""
+        self = object.__new__(cls)
+        put = object.__setattr__
+        put(self, "kind", kind)
+        put(self, "coordinates", coordinates)
+        put(self, "name", name)
+        put(self, "stroke_color", stroke_color)
+        put(self, "fill_color", fill_color)
+        put(self, "stroke_width", stroke_width)
+        put(self, "group", group)
+        put(self, "position", position)
+        put(self, "properties", properties)
+        return self
+
+    # --- reading ------------------------------------------------------------------------------
+
+    @property
+    def row(self) -> KindRow:
+        """What is known of this ROI's kind."""
+        return KINDS[self.kind]
+
+    @property
+    def is_area(self) -> bool:
+        """Whether it encloses pixels, so that its coordinates count from pixel corners."""
+        return KINDS[self.kind].area
+
+    def replace(self, **fields: Any) -> Self:
+        """Copy it with some fields changed."""
+        return dataclasses.replace(self, **fields)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal, coordinates exactly."""
+        if not isinstance(other, Roi):
+            return NotImplemented
+        return self._rest() == other._rest() and np.array_equal(self.coordinates, other.coordinates)
+
+    def __hash__(self) -> int:
+        """Agree with `__eq__`; properties are left out."""
+        return hash((self.kind, self.name, self.group, self.position, len(self.coordinates)))
+
+    def _rest(self) -> tuple[object, ...]:
+        return (
+            self.kind,
+            self.name,
+            self.stroke_color,
+            self.fill_color,
+            self.stroke_width,
+            self.group,
+            self.position,
+            self.properties,
+        )
+
+
+def is_color(text: object) -> TypeGuard[str]:
+    """Whether a text is a colour in the model's one form, or none."""
+    return isinstance(text, str) and (text == "" or _COLOR.fullmatch(text) is not None)
+
+
+def _checked_color(field_name: str, color: object) -> str:
+    if is_color(color):
+        return color
+    if not (isinstance(color, str) and _LOOSE_COLOR.fullmatch(color)):
+        raise InvalidItem(
+            f"the {field_name} {color!r} is no colour.",
+            cure="Use '#rrggbb' or '#rrggbbaa', or '' for none.",
+        )
+    digits = color[1:].lower()
+    if len(digits) < 6:
+        digits = "".join(digit * 2 for digit in digits)
+    return f"#{digits:f<8}"
+
+
+def _checked_coordinates(row: KindRow, coordinates: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    pairs = _pairs(coordinates)
+    if len(pairs) < row.least or (row.most is not None and len(pairs) > row.most):
+        wanted = f"{row.least}" if row.most == row.least else f"at least {row.least}"
+        raise InvalidItem(
+            f"a {row.kind} of {len(pairs)} coordinate pairs can't be drawn.",
+            cure=f"Pass {wanted}.",
+        )
+    if not np.isfinite(pairs).all():
+        raise InvalidItem(
+            f"a {row.kind} has coordinates that are infinite or no numbers.", cure="Leave it out."
+        )
+    if row.kind in ("rectangle", "oval") and (pairs[1] < pairs[0]).any():
+        raise InvalidItem(
+            f"a {row.kind} from {tuple(pairs[0])} to {tuple(pairs[1])} (x, y) has a negative size.",
+            cure="Pass top <= bottom and left <= right.",
+        )
+    if pairs is coordinates or pairs.base is not None:
+        pairs = pairs.copy()
+    pairs.setflags(write=False)
+    return pairs
+
+
+def _pairs(coordinates: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    try:
+        pairs = np.asarray(coordinates, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidItem(
+            f"{type(coordinates).__name__} is no array of coordinates: {error}.",
+            cure="Pass (N, 2) numbers.",
+        ) from error
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise InvalidItem(
+            f"coordinates of shape {pairs.shape} are no pairs.",
+            cure="Pass an array of shape (N, 2).",
+        )
+    return pairs
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(sorted(names))

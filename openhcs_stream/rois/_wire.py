@@ -1,0 +1,217 @@
+"""A list of ROIs as one block of bytes: columns, not one record for each shape.
+
+The block is one MessagePack array (see `_Block`), so that msgspec checks every type. Numbers lie in
+it as little-endian binary columns; a column that is all default is left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from openhcs_stream.errors import ProtocolViolation
+from openhcs_stream.rois._model import KINDS, Roi, is_color, kind_of_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+__all__ = ["BLOCK_VERSION", "MAX_ROIS", "decode", "encode"]
+
+BLOCK_VERSION: Final = 1
+#: ROIs that one block may hold.
+MAX_ROIS: Final = 1 << 24
+
+_COUNT: Final = np.dtype("<u4")
+_WIDE: Final = np.dtype("<f8")
+_NARROW: Final = np.dtype("<f4")
+_GROUP: Final = np.dtype("<u2")
+
+
+class _Block(Struct, frozen=True, array_like=True, gc=False):
+    """The columns; those with a default are empty where every ROI has the default."""
+
+    version: int
+    n: Annotated[int, Meta(ge=0, le=MAX_ROIS)]
+    kinds: memoryview  #: n bytes: the codes of `KINDS`
+    counts: memoryview  #: n uint32: vertices of each ROI
+    itemsize: Annotated[int, Meta(ge=4, le=8)]  #: 4 (float32) or 8 (float64)
+    coordinates: memoryview  #: x, y of all vertices, in the order of the ROIs
+    names: tuple[str, ...] = ()
+    stroke_colors: tuple[str, ...] = ()
+    fill_colors: tuple[str, ...] = ()
+    stroke_widths: memoryview = memoryview(b"")  #: n float64
+    groups: memoryview = memoryview(b"")  #: n uint16
+    positions: memoryview = memoryview(b"")  #: n times c, z, t: uint32
+    properties: tuple[dict[str, str], ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Block)
+
+
+def encode(rois: Iterable[Roi]) -> bytes:
+    """Encode a list of ROIs; coordinates as float32 where that loses nothing, else as float64."""
+    rois = list(rois)
+    n = len(rois)
+    coordinates = (
+        np.concatenate([roi.coordinates for roi in rois]) if rois else np.empty((0, 2), np.float64)
+    )
+    # A number beyond float32 becomes infinite here and is then found unequal.
+    with np.errstate(over="ignore"):
+        narrow = coordinates.astype(_NARROW)
+    packed = narrow if np.array_equal(narrow, coordinates) else coordinates.astype(_WIDE)
+    return _encoder.encode(
+        _Block(
+            version=BLOCK_VERSION,
+            n=n,
+            kinds=memoryview(bytes(KINDS[roi.kind].code for roi in rois)),
+            counts=_packed([len(roi.coordinates) for roi in rois], _COUNT),
+            itemsize=packed.itemsize,
+            coordinates=memoryview(packed.tobytes()),
+            names=_column([roi.name for roi in rois]),
+            stroke_colors=_column([roi.stroke_color for roi in rois]),
+            fill_colors=_column([roi.fill_color for roi in rois]),
+            stroke_widths=_packed(_column([roi.stroke_width for roi in rois]), _WIDE),
+            groups=_packed(_column([roi.group for roi in rois]), _GROUP),
+            positions=_packed(
+                [n for roi in rois for n in roi.position]
+                if any(any(r.position) for r in rois)
+                else (),
+                _COUNT,
+            ),
+            properties=_column([roi.properties for roi in rois]),
+        )
+    )
+
+
+def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi]:
+    """Decode a block, strictly. The coordinates are copied out: the block may be shared memory.
+
+    Raises
+    ------
+    ProtocolViolation
+        The bytes are no such block, are of another version, or a value is out of its bounds.
+    """
+    try:
+        columns = _decoder.decode(memoryview(block))  # type: ignore[arg-type]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _violation(f"its bytes can't be read: {error}") from error
+    if columns.version != BLOCK_VERSION:
+        raise _violation(f"it has version {columns.version}, known is {BLOCK_VERSION}")
+    n = columns.n
+    counts = _unpacked(columns.counts, _COUNT, n, "counts").astype(np.int64)
+    codes = _unpacked(columns.kinds, np.dtype("u1"), n, "kinds")
+    least, most = _bounds()
+    if (counts < least[codes]).any() or (counts > most[codes]).any():
+        raise _violation("a kind is unknown, or a ROI has too few or too many vertices")
+    if columns.itemsize not in (4, 8):
+        raise _violation(f"its numbers have {columns.itemsize} bytes, not 4 or 8")
+    total = int(counts.sum())
+    narrow = _NARROW if columns.itemsize == 4 else _WIDE
+    coordinates = _unpacked(columns.coordinates, narrow, total * 2, "coordinates")
+    coordinates = coordinates.astype(np.float64).reshape(total, 2)
+    if not np.isfinite(coordinates).all():
+        raise _violation("a coordinate is infinite or no number")
+    ends = np.cumsum(counts)
+    boxes = np.flatnonzero(np.isin(codes, _BOX_CODES))
+    starts = (ends - counts)[boxes]
+    if (coordinates[starts + 1] < coordinates[starts]).any():
+        raise _violation("a rectangle or oval has a negative size")
+    coordinates.setflags(write=False)
+    widths = _optional(columns.stroke_widths, _WIDE, n, 0.0, "stroke_widths")
+    if not all(0 <= width < float("inf") for width in set(widths)):
+        raise _violation("a stroke width is negative, infinite or no number")
+    groups = _optional(columns.groups, _GROUP, n, 0, "groups")
+    positions = _optional_positions(columns.positions, n)
+    names = _texts(columns.names, n, "", "names")
+    stroke_colors = _texts(columns.stroke_colors, n, "", "stroke_colors")
+    fill_colors = _texts(columns.fill_colors, n, "", "fill_colors")
+    for color in {*stroke_colors, *fill_colors}:
+        if not is_color(color):
+            raise _violation(f"{color!r} is no colour")
+    if columns.properties and len(columns.properties) != n:
+        raise _violation(f"its properties are {len(columns.properties)}, not {n}")
+    properties: Iterable[dict[str, str]] = columns.properties or ({} for _ in range(n))
+    kinds = [row.kind for code in codes.tolist() if (row := kind_of_code(code))]
+    unchecked = Roi.unchecked
+    made: list[Roi] = []
+    start = 0
+    for kind, end, name, stroke, fill, width, group, position, props in zip(
+        kinds,
+        ends.tolist(),
+        names,
+        stroke_colors,
+        fill_colors,
+        widths,
+        groups,
+        positions,
+        properties,
+        strict=True,
+    ):
+        vertices = coordinates[start:end]
+        start = end
+        made.append(unchecked(kind, vertices, name, stroke, fill, width, group, position, props))
+    return made
+
+
+_BOX_CODES: Final = [KINDS["rectangle"].code, KINDS["oval"].code]
+
+
+def _bounds() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Vertices that a kind has at least and at most, by its code; impossible for unknown codes."""
+    least = np.full(256, np.iinfo(np.int64).max)
+    most = np.full(256, np.iinfo(np.int64).max)
+    for row in KINDS.values():
+        least[row.code] = row.least
+        if row.most is not None:
+            most[row.code] = row.most
+    return least, most
+
+
+def _column(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(values) if any(values) else ()
+
+
+def _packed(values: Sequence[float], dtype: np.dtype[Any]) -> memoryview:
+    return memoryview(np.array(values, dtype).tobytes())
+
+
+def _unpacked(data: memoryview, dtype: np.dtype[Any], count: int, name: str) -> npt.NDArray[Any]:
+    if len(data) != count * dtype.itemsize:
+        raise _violation(f"its {name} have {len(data)} bytes, not {count * dtype.itemsize}")
+    return np.frombuffer(data, dtype)
+
+
+def _optional(
+    data: memoryview, dtype: np.dtype[Any], n: int, default: float, name: str
+) -> list[Any]:
+    return _unpacked(data, dtype, n, name).tolist() if len(data) else [default] * n
+
+
+def _optional_positions(data: memoryview, n: int) -> list[tuple[int, int, int]]:
+    if not len(data):
+        return [(0, 0, 0)] * n
+    rows = _unpacked(data, _COUNT, n * 3, "positions").reshape(n, 3)
+    if (rows >= 2**31).any():
+        raise _violation("a position is too large")
+    return [(c, z, t) for c, z, t in rows.tolist()]
+
+
+def _texts(values: tuple[str, ...], n: int, default: str, name: str) -> tuple[str, ...]:
+    if not values:
+        return (default,) * n
+    if len(values) != n:
+        raise _violation(f"its {name} are {len(values)}, not {n}")
+    return values
+
+
+def _violation(what: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"a list of ROIs can't be decoded: {what}.",
+        cure="Make sure that both ends are openhcs-stream, and of the same version.",
+    )

@@ -1,0 +1,109 @@
+"""Outlines of label images enclose exactly the label's pixels, by ImageJ's rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from openhcs_stream.errors import InvalidItem
+from openhcs_stream.rois import Roi, from_labels
+
+Array = np.ndarray[Any, Any]
+
+
+def filled(roi: Roi, shape: tuple[int, ...]) -> Array:
+    """Pixels inside, by the even-odd rule at pixel centres."""
+    y, x = (grid + 0.5 for grid in np.indices(shape))
+    inside = np.zeros(shape, bool)
+    corners = roi.coordinates
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if y0 != y1:
+            assert x0 == x1, "outlines of pixels are upright"
+            inside ^= (min(y0, y1) < y) & (y < max(y0, y1)) & (x0 > x)
+    return inside
+
+
+def largest_part_filled(mask: Array) -> Array:
+    """The mask's largest 8-connected part with its holes, found by flooding; no library."""
+    padded = np.pad(mask, 1)
+    best = np.zeros_like(padded)
+    left = padded.copy()
+    while left.any():
+        part = flooded(left, tuple(np.argwhere(left)[0]), corners=True)
+        left &= ~part
+        whole = ~flooded(~part, (0, 0), corners=False)
+        if whole.sum() > best.sum():
+            best = whole
+    return best[1:-1, 1:-1]
+
+
+def flooded(free: Array, start: tuple[int, ...], *, corners: bool) -> Array:
+    found = np.zeros_like(free)
+    todo = [start]
+    while todo:
+        y, x = todo.pop()
+        if not (0 <= y < free.shape[0] and 0 <= x < free.shape[1]) or found[y, x] or not free[y, x]:
+            continue
+        found[y, x] = True
+        todo += [
+            (y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if corners or 0 in (dy, dx)
+        ]
+    return found
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(0, 7), st.integers(0, 7)), elements=st.integers(0, 2))
+)
+@settings(max_examples=200, deadline=None)
+def test_any_label_image(labels: Array) -> None:
+    rois = from_labels(labels)
+    assert [roi.name for roi in rois] == [str(n) for n in np.unique(labels) if n]
+    for roi in rois:
+        expected = largest_part_filled(labels == int(roi.name))
+        # Two parts may be equally large; then either will do.
+        assert filled(roi, labels.shape).sum() == expected.sum()
+        assert (filled(roi, labels.shape) & (labels == int(roi.name))).any()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64])
+def test_a_block(dtype: Any) -> None:
+    labels = np.zeros((5, 6), dtype)
+    labels[1:3, 2:5] = 1
+    (roi,) = from_labels(labels)
+    assert roi.kind == "polygon"
+    assert sorted(roi.coordinates.tolist()) == [[2, 1], [2, 3], [5, 1], [5, 3]]
+    assert not roi.coordinates.flags.writeable
+
+
+def test_pixels_that_touch_at_a_corner_belong_together() -> None:
+    labels = np.eye(3, dtype=int)
+    (roi,) = from_labels(labels)
+    np.testing.assert_array_equal(filled(roi, (3, 3)), labels == 1)
+
+
+def test_a_hole_is_left_out() -> None:
+    labels = np.ones((3, 3), int)
+    labels[1, 1] = 0
+    assert len(from_labels(labels)[0].coordinates) == 4
+
+
+def test_large_and_negative_numbers_are_labels() -> None:
+    assert [roi.name for roi in from_labels(np.array([[2**40, 0, -3]]))] == ["-3", str(2**40)]
+
+
+def test_no_labels() -> None:
+    assert from_labels(np.zeros((4, 4), int)) == []
+    assert from_labels(np.zeros((0, 4), int)) == []
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((2, 2)), np.zeros((2, 2, 2), int)], ids=["float", "3d"]
+)
+def test_what_is_no_label_image(labels: Array) -> None:
+    with pytest.raises(InvalidItem, match="no label image"):
+        from_labels(labels)

@@ -1,0 +1,110 @@
+"""The ROI model: conventions, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openhcs_stream.errors import InvalidItem
+from openhcs_stream.rois import KINDS, Roi
+
+TRIANGLE = [(0, 0), (0, 4), (3, 0)]
+
+
+def test_areas_move_by_half_a_pixel_and_lines_do_not() -> None:
+    assert Roi.polygon(TRIANGLE).coordinates.tolist() == [[0.5, 0.5], [4.5, 0.5], [0.5, 3.5]]
+    assert Roi.polyline(TRIANGLE).coordinates.tolist() == [[0, 0], [4, 0], [0, 3]]
+    assert Roi.line((1, 2), (3, 4)).coordinates.tolist() == [[2, 1], [4, 3]]
+    assert Roi.points([(1, 2)]).coordinates.tolist() == [[2, 1]]
+
+
+def test_bounds_are_those_of_regionprops() -> None:
+    for build in (Roi.rectangle, Roi.oval):
+        assert build(1, 2, 3, 5).coordinates.tolist() == [[2, 1], [5, 3]]
+
+
+def test_a_repeated_last_vertex_is_dropped() -> None:
+    assert len(Roi.polygon([*TRIANGLE, TRIANGLE[0]]).coordinates) == 3
+
+
+def test_it_can_not_be_changed() -> None:
+    roi = Roi.polygon(TRIANGLE)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        roi.name = "x"  # type: ignore[misc]
+    with pytest.raises(ValueError, match="read-only"):
+        roi.coordinates[0] = 0
+
+
+def test_the_callers_array_stays_the_callers() -> None:
+    xy = np.array([(0, 0), (4, 0), (0, 3)], float)
+    roi = Roi("polygon", xy)
+    xy[0] = 9
+    assert roi.coordinates[0].tolist() == [0, 0]
+    assert xy.flags.writeable
+
+
+def test_equality_and_hash() -> None:
+    roi, same = Roi.polygon(TRIANGLE, name="a"), Roi.polygon(TRIANGLE, name="a")
+    assert roi == same
+    assert hash(roi) == hash(same)
+    assert roi != same.replace(name="b")
+    assert roi != Roi.polygon([(0, 0), (0, 4), (3, 1)], name="a")
+    assert roi != "a"
+
+
+def test_it_travels_between_processes() -> None:
+    roi = Roi.polygon(TRIANGLE, name="a", properties={"k": "v"})
+    assert pickle.loads(pickle.dumps(roi)) == roi
+    assert copy.deepcopy(roi) == roi
+
+
+def test_kind_and_row() -> None:
+    assert Roi.polygon(TRIANGLE).is_area
+    assert not Roi.points([(0, 0)]).is_area
+    assert Roi.points([(0, 0)]).row is KINDS["point"]
+    assert len({row.code for row in KINDS.values()}) == len(KINDS)
+    assert len({(row.imagej_type, row.imagej_subtype) for row in KINDS.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("", ""), ("#F00", "#ff0000ff"), ("#f008", "#ff000088"), ("#12aBcD", "#12abcdff")],
+)
+def test_colours_have_one_form(given: str, kept: str) -> None:
+    roi = Roi.polygon(TRIANGLE, stroke_color=given, fill_color=given)
+    assert (roi.stroke_color, roi.fill_color) == (kept, kept)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"kind": "blob"}, "'blob'"),
+        ({"coordinates": [(0, 0), (1, 1)]}, "of 2 coordinate pairs"),
+        ({"kind": "line"}, "of 3 coordinate pairs"),
+        ({"coordinates": [(0, 0), (1, 1), (np.nan, 0)]}, "infinite"),
+        ({"coordinates": [1, 2, 3]}, r"shape \(3,\)"),
+        ({"coordinates": "ab"}, "str is no array"),
+        ({"coordinates": None}, "shape|no array"),
+        ({"kind": "oval", "coordinates": [(5, 5), (4, 6)]}, "negative size"),
+        ({"stroke_color": "red"}, "stroke_color 'red'"),
+        ({"fill_color": 7}, "fill_color 7"),
+        ({"name": 7}, "name 7"),
+        ({"stroke_width": -1}, "stroke_width -1"),
+        ({"stroke_width": float("inf")}, "stroke_width inf"),
+        ({"group": 65536}, "group 65536"),
+        ({"position": (1, 2)}, r"position \(1, 2\)"),
+        ({"position": (1, -2, 0)}, "position"),
+        ({"properties": {"a": 1}}, "properties"),
+    ],
+    ids=str,
+)
+def test_what_it_refuses(fields: dict[str, Any], told: str) -> None:
+    good: dict[str, Any] = {"kind": "polygon", "coordinates": [(0, 0), (1, 0), (0, 1)]}
+    with pytest.raises(InvalidItem, match=told) as caught:
+        Roi(**(good | fields))
+    assert caught.value.cure

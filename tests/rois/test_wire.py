@@ -1,0 +1,153 @@
+"""The block: what goes in comes out; anything else is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from openhcs_stream.errors import ProtocolViolation
+from openhcs_stream.rois import Roi, decode, encode
+
+SQUARE = [(0, 0), (0, 4), (4, 4), (4, 0)]
+
+
+def test_each_kind(any_roi: Roi) -> None:
+    assert decode(encode([any_roi])) == [any_roi]
+
+
+def test_an_empty_list() -> None:
+    assert decode(encode([])) == []
+
+
+def test_defaults_take_no_room() -> None:
+    plain = [Roi.polygon(SQUARE)] * 100
+    size = len(encode(plain))
+    assert size < 100 * (4 * 8 + 5) + 50
+    for field, value in {
+        "name": "a",
+        "stroke_color": "#ff0000ff",
+        "fill_color": "#ff0000ff",
+        "stroke_width": 1.5,
+        "group": 3,
+        "position": (0, 0, 1),
+        "properties": {"a": "b"},
+    }.items():
+        one = [plain[0].replace(**{field: value}), *plain[1:]]
+        assert len(encode(one)) > size
+        assert decode(encode(one)) == one
+
+
+@pytest.mark.parametrize("value", [0.1, 1e300, 2.0**24 + 1], ids=["tenth", "huge", "odd"])
+def test_what_float32_can_not_hold_goes_as_float64(value: float) -> None:
+    roi = Roi.points([(value, 1)])
+    assert decode(encode([roi])) == [roi]
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda xy, name, group: Roi("point", xy, name=name, group=group),
+            arrays(
+                np.float64,
+                st.tuples(st.integers(1, 5), st.just(2)),
+                elements=st.floats(allow_nan=False, allow_infinity=False),
+            ),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+            st.integers(0, 65535),
+        ),
+        max_size=5,
+    )
+)
+def test_any_list(rois: list[Roi]) -> None:
+    assert decode(encode(rois)) == rois
+
+
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview, lambda b: np.frombuffer(b, "u1")])
+def test_the_block_may_be_any_memory_and_is_copied(form: Any) -> None:
+    data = bytearray(encode([Roi.polygon(SQUARE, name="a")]))
+    rois = decode(form(data))
+    data[:] = bytes(len(data))
+    assert rois == [Roi.polygon(SQUARE, name="a")]
+    assert not rois[0].coordinates.flags.writeable
+
+
+def fields() -> list[Any]:
+    block: list[Any] = msgspec.msgpack.decode(
+        encode(
+            [
+                Roi.rectangle(0, 0, 4, 4, name="a", stroke_color="#ff0000ff", group=1),
+                Roi.points([(0.1, 0)], stroke_width=1.0, position=(1, 1, 1), properties={"a": "b"}),
+            ]
+        )
+    )
+    return block
+
+
+def float64s(*numbers: float) -> bytes:
+    return np.array(numbers, "<f8").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        (0, 2, "version 2"),
+        (1, 3, "counts have"),
+        (1, -1, "can't be read"),
+        (2, b"\x01", "kinds have"),
+        (2, b"\x01\x63", "kind is unknown"),
+        (3, b"", "counts have"),
+        (3, np.array([2, 0], "<u4").tobytes(), "too few"),
+        (3, np.array([3, 1], "<u4").tobytes(), "too many"),
+        (3, np.array([2, 2**32 - 1], "<u4").tobytes(), "coordinates have"),
+        (4, 5, "5 bytes"),
+        (4, 4, "coordinates have"),
+        (5, float64s(0, 0, 4, 4, 0), "coordinates have"),
+        (5, float64s(0, 0, 4, 4, 0, np.nan), "infinite or no number"),
+        (5, float64s(5, 0, 4, 4, 0, 0), "negative size"),
+        (6, ["a"], "names are 1, not 2"),
+        (7, ["red", ""], "'red' is no colour"),
+        (8, ["#ff0000ff"], "fill_colors are 1"),
+        (9, b"123", "stroke_widths have"),
+        (9, float64s(-1, 0), "stroke width"),
+        (9, float64s(np.nan, 0), "stroke width"),
+        (10, b"1", "groups have"),
+        (11, b"1", "positions have"),
+        (11, b"\xff" * 24, "position is too large"),
+        (12, [{}], "properties are 1"),
+        (12, [{"a": 1}, {}], "can't be read"),
+    ],
+    ids=str,
+)
+def test_what_is_out_of_bounds_is_refused(field: int, value: Any, told: str) -> None:
+    block = fields()
+    assert len(decode(msgspec.msgpack.encode(block))) == 2
+    block[field] = value
+    with pytest.raises(ProtocolViolation, match=told):
+        decode(msgspec.msgpack.encode(block))
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_never_end_otherwise(data: bytes) -> None:
+    try:
+        decode(data)
+    except ProtocolViolation:
+        pass
+
+
+@given(st.data())
+def test_changed_bytes_never_end_otherwise(data: st.DataObject) -> None:
+    block = bytearray(msgspec.msgpack.encode(fields()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        block[data.draw(st.integers(0, len(block) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(block)))
+    for changed in (block, block[:cut]):
+        try:
+            decode(changed)
+        except ProtocolViolation:
+            pass
