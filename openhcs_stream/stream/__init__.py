@@ -1,0 +1,10 @@
+"""The worker's face: `connect` to a viewer, send to the `Stream`, keep the `Receipt`."""
+
+from __future__ import annotations
+
+from openhcs_stream.stream._connect import ask, connect, view
+from openhcs_stream.stream._layers import Common
+from openhcs_stream.stream._receipt import Receipt
+from openhcs_stream.stream._stream import Stream, WhenFull
+
+__all__ = ["Common", "Receipt", "Stream", "WhenFull", "ask", "connect", "view"]

@@ -1,0 +1,261 @@
+"""The queue tracker: what is sent, received, displayed, failed, dropped, by stream and viewer.
+
+Every stream keeps one `QueueTracker` for each of its viewers, and the process has one
+`registry()` of them all. Everything may be called from any thread.
+
+The counts obey, at each moment::
+
+    sent == waiting + displayed + failed
+    received <= sent                       (an item is received before it is displayed)
+
+Items that a back-pressure policy dropped were never sent and are counted apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = [
+    "ItemState",
+    "QueueEvent",
+    "QueueStatus",
+    "QueueTracker",
+    "TrackerRegistry",
+    "registry",
+]
+
+logger = logging.getLogger(__name__)
+
+ItemState: TypeAlias = Literal["sent", "received", "displayed", "failed", "dropped"]
+
+#: Seconds over which the rate is averaged.
+RATE_WINDOW_S = 5.0
+#: Seconds after which a waiting item is named as stuck.
+STUCK_AFTER_S = 30.0
+#: Finished streams whose counts the registry remembers.
+REMEMBERED = 256
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """One queue at one moment."""
+
+    stream: str
+    viewer: str
+    sent: int
+    received: int
+    displayed: int
+    failed: int
+    dropped: int
+    waiting: int  #: sent, and neither displayed nor failed yet
+    oldest_age_s: float  #: of the item that waits longest; 0 when none waits
+    rate_per_s: float  #: items displayed per second, over the last few seconds
+    stuck: tuple[str, ...]  #: names of items that wait for longer than half a minute
+    closed: bool
+
+
+@dataclass(frozen=True)
+class QueueEvent:
+    """Items of one queue that changed to `state` together."""
+
+    stream: str
+    viewer: str
+    state: ItemState
+    names: tuple[str, ...]
+    reasons: tuple[str, ...] = ()  #: one per name where state is "failed"
+
+
+class QueueTracker:
+    """Counts the items of one stream on their way to one viewer.
+
+    Parameters
+    ----------
+    stream, viewer : str
+        What a person calls them.
+    clock : callable, optional
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        viewer: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        listeners: Sequence[Callable[[QueueEvent], None]] = (),
+    ) -> None:
+        self.stream = stream
+        self.viewer = viewer
+        self.closed = False
+        self._clock = clock
+        self._listeners = listeners
+        self._lock = threading.Lock()
+        # In the order of sending, so that the first is the oldest.
+        self._waiting: dict[int, tuple[float, object]] = {}
+        self._sent = self._received = self._displayed = self._failed = self._dropped = 0
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def sent(self, items: Sequence[tuple[int, object]]) -> None:
+        """Register items before they go out.
+
+        Parameters
+        ----------
+        items : sequence of (key, name)
+            A number that is unique in this queue, and anything whose `str` names the item.
+        """
+        now = self._clock()
+        with self._lock:
+            for key, name in items:
+                self._waiting[key] = (now, name)
+            self._sent += len(items)
+        if self._listeners:
+            self._tell("sent", [str(name) for _, name in items])
+
+    def received(self, keys: Sequence[int]) -> None:
+        """Their pixels are the viewer's."""
+        with self._lock:
+            self._received += len(keys)
+            names = self._names(keys) if self._listeners else []
+        if names:
+            self._tell("received", names)
+
+    def displayed(self, keys: Sequence[int]) -> None:
+        """They are on the screen."""
+        now = self._clock()
+        with self._lock:
+            names = self._names(keys) if self._listeners else []
+            for key in keys:
+                self._waiting.pop(key, None)
+            self._displayed += len(keys)
+            recent = self._recent
+            recent.append((now, len(keys)))
+            while recent[0][0] < now - RATE_WINDOW_S:
+                recent.popleft()
+        if names:
+            self._tell("displayed", names)
+
+    def failed(self, failures: Sequence[tuple[int, str]]) -> None:
+        """They will not be shown; (key, reason) of each."""
+        with self._lock:
+            names = self._names([key for key, _ in failures])
+            for key, _ in failures:
+                self._waiting.pop(key, None)
+            self._failed += len(failures)
+        for name, (_, reason) in zip(names, failures, strict=True):
+            logger.warning("%s could not show %s: %s", self.viewer, name, reason)
+        if self._listeners:
+            self._tell("failed", names, [reason for _, reason in failures])
+
+    def dropped(self, names: Sequence[object]) -> None:
+        """A policy let them go; they were never sent."""
+        with self._lock:
+            self._dropped += len(names)
+        if self._listeners:
+            self._tell("dropped", [str(name) for name in names])
+
+    def close(self) -> None:
+        """The stream is closed; the counts stay."""
+        self.closed = True
+
+    def status(self) -> QueueStatus:
+        """This queue now."""
+        now = self._clock()
+        with self._lock:
+            oldest = next(iter(self._waiting.values()), None)
+            recent = [n for at, n in self._recent if at >= now - RATE_WINDOW_S]
+            stuck = []
+            for at, name in self._waiting.values():
+                if now - at < STUCK_AFTER_S:
+                    break
+                stuck.append(str(name))
+            return QueueStatus(
+                stream=self.stream,
+                viewer=self.viewer,
+                sent=self._sent,
+                received=self._received,
+                displayed=self._displayed,
+                failed=self._failed,
+                dropped=self._dropped,
+                waiting=len(self._waiting),
+                oldest_age_s=now - oldest[0] if oldest else 0.0,
+                rate_per_s=sum(recent) / RATE_WINDOW_S,
+                stuck=tuple(stuck),
+                closed=self.closed,
+            )
+
+    def _names(self, keys: Iterable[int]) -> list[str]:
+        waiting = self._waiting
+        return [str(waiting[key][1]) if key in waiting else f"item {key}" for key in keys]
+
+    def _tell(self, state: ItemState, names: Sequence[str], reasons: Sequence[str] = ()) -> None:
+        event = QueueEvent(self.stream, self.viewer, state, tuple(names), tuple(reasons))
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                # A listener's fault must not stop the stream, whose thread calls it.
+                logger.exception("a queue listener raised on %s", event)
+
+
+class TrackerRegistry:
+    """All queues of this process; get it with `registry()`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._trackers: list[QueueTracker] = []
+        self._listeners: list[Callable[[QueueEvent], None]] = []
+
+    def add(self, stream: str, viewer: str) -> QueueTracker:
+        """Make and remember the tracker of one stream and viewer."""
+        tracker = QueueTracker(stream, viewer, listeners=self._listeners)
+        with self._lock:
+            self._trackers.append(tracker)
+            closed = [each for each in self._trackers if each.closed]
+            for old in closed[:-REMEMBERED]:
+                self._trackers.remove(old)
+        return tracker
+
+    def trackers(self) -> tuple[QueueTracker, ...]:
+        """Every remembered tracker, oldest first."""
+        with self._lock:
+            return tuple(self._trackers)
+
+    def status(self) -> tuple[QueueStatus, ...]:
+        """Every remembered queue now."""
+        return tuple(tracker.status() for tracker in self.trackers())
+
+    def subscribe(self, listener: Callable[[QueueEvent], None]) -> Callable[[], None]:
+        """Call `listener` with each change, on the thread where it happens; returns the undo.
+
+        The listener should return at once: hand the event to a queue or a GUI signal.
+        """
+        with self._lock:
+            self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def forget(self) -> None:
+        """Drop the queues of closed streams."""
+        with self._lock:
+            self._trackers = [each for each in self._trackers if not each.closed]
+
+
+_registry = TrackerRegistry()
+
+
+def registry() -> TrackerRegistry:
+    """The registry of this process."""
+    return _registry
