@@ -1,0 +1,50 @@
+"""What a viewer is, how running ones serve, and where things go on the screen."""
+
+from __future__ import annotations
+
+from openhcs_stream.viewer._base import Viewer
+from openhcs_stream.viewer._memory import MemoryViewer
+from openhcs_stream.viewer._placement import (
+    RASTER_KINDS,
+    Axis,
+    Coords,
+    LayerKey,
+    PlacedItem,
+    Placement,
+)
+from openhcs_stream.viewer._png import encode_png
+from openhcs_stream.viewer._registry import (
+    ENTRY_POINTS,
+    MEMORY,
+    ViewerInfo,
+    create,
+    viewers,
+)
+from openhcs_stream.viewer._scene import Arrival, Changes, Scene, SceneLayer
+from openhcs_stream.viewer._serve import TICK_S, Receiver, serve
+from openhcs_stream.viewer._stack import PlaneStack
+
+__all__ = [
+    "ENTRY_POINTS",
+    "MEMORY",
+    "RASTER_KINDS",
+    "TICK_S",
+    "Arrival",
+    "Axis",
+    "Changes",
+    "Coords",
+    "LayerKey",
+    "MemoryViewer",
+    "PlacedItem",
+    "Placement",
+    "PlaneStack",
+    "Receiver",
+    "Scene",
+    "SceneLayer",
+    "Viewer",
+    "ViewerInfo",
+    "create",
+    "encode_png",
+    "serve",
+    "viewers",
+]

@@ -1,0 +1,119 @@
+"""What a viewer is: a thin adapter that shows layers. Where things go is decided outside of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from openhcs_stream.messages import Mode
+    from openhcs_stream.viewer._scene import Axis, Coords, SceneLayer
+
+__all__ = ["Viewer"]
+
+
+class Viewer(ABC):
+    """One running viewer: napari, Fiji, or a plain memory.
+
+    Two threads call it. The *receiver's* thread calls `keep` only. The *viewer's own* thread (the
+    GUI thread where there is a GUI) calls everything else; it is the thread that is inside `run`.
+    Life-cycle: `run` is entered; ticks happen; `stop` is called from any thread; `run` returns.
+    """
+
+    #: The registered name: "napari".
+    name: ClassVar[str]
+    #: Component modes that make a layer or window for each value; the others make sliders.
+    splits: ClassVar[frozenset[Mode]] = frozenset({"split", "channel"})
+
+    # --- the life-cycle, in order -------------------------------------------------------------
+
+    @abstractmethod
+    def run(self, tick: Callable[[], None], interval_s: float) -> None:
+        """Own this thread until `stop`: show the window, call `tick` every `interval_s` seconds.
+
+        An exception from `tick` ends `run` and is raised from it.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Make `run` return soon. Callable from any thread, more than once."""
+
+    # --- showing ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def set_axes(self, axes: tuple[Axis, ...]) -> None:
+        """The sliders changed: a component or a value was added.
+
+        `axes` are all stacked components, slowest first, without the array's own Y and X. It is
+        called before the layers of the same tick. Where the user was looking must stay in view.
+        """
+
+    @abstractmethod
+    def show_layer(self, layer: SceneLayer, arrived: Sequence[Coords]) -> None:
+        """Add `layer`, or update it: the data at `arrived` is new or was replaced.
+
+        Raises
+        ------
+        Exception
+            Anything: the items that arrived in this layer are reported failed with its text, and
+            the other layers are shown.
+        """
+
+    @abstractmethod
+    def remove_layer(self, layer: SceneLayer) -> None:
+        """Take a layer off the screen; silently nothing where a user did so before."""
+
+    @abstractmethod
+    def screenshot(self) -> npt.NDArray[np.uint8]:
+        """What is on the screen: (Y, X, 4) uint8, RGBA.
+
+        Raises
+        ------
+        UsageError
+            This viewer has no screen.
+        """
+
+    # --- optional -----------------------------------------------------------------------------
+
+    def keep(self, pixels: npt.NDArray[Any], recycled: Any) -> Any:
+        """Copy an item's pixels to where they will stand; runs on the receiver's thread.
+
+        Parameters
+        ----------
+        pixels : ndarray, C order, read-only
+            The whole item, in shared memory that is given back when this returns.
+        recycled : object or None
+            What an earlier call returned for the same place, shape and dtype; it is being
+            replaced and may be written over.
+
+        Returns
+        -------
+        object
+            An array, or whatever this viewer's `SceneLayer.stack` readers understand. The first
+            axes must be indexable as an array's are: the scene takes planes from it.
+        """
+        if recycled is None:
+            return pixels.copy()
+        np.copyto(recycled, pixels)
+        return recycled
+
+    def adopt(self, pixels: npt.NDArray[Any]) -> Any:
+        """As `keep`, for an array that is private already and need not be copied."""
+        return pixels
+
+    def poke(self) -> None:  # noqa: B027 - a hook, not a duty
+        """Something came; called on the receiver's thread, often.
+
+        A viewer with a display rate waits for its next tick, as this does; one without may tick
+        at once.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """More about this viewer for `openhcs-stream status`: JSON-able."""
+        return {}
