@@ -1,0 +1,8 @@
+"""Storage backends for pipelines: saving shows the data in a viewer."""
+
+from __future__ import annotations
+
+from openhcs_stream.backends._base import StreamingBackend
+from openhcs_stream.backends._napari import NapariStreamingBackend
+
+__all__ = ["NapariStreamingBackend", "StreamingBackend"]
