@@ -6,8 +6,20 @@ napari within a frame or two, at their place. ``view(array)`` is the one-liner.
 
 from __future__ import annotations
 
-from openhcs_stream.stream import Receipt, Stream, ask, connect, view
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openhcs_stream.stream import Receipt, Stream, ask, connect, view
 
 __all__ = ["Receipt", "Stream", "__version__", "ask", "connect", "view"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the worker's face when it is used: a viewer must fork before numpy has threads."""
+    if name in __all__:
+        from openhcs_stream import stream
+
+        return getattr(stream, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

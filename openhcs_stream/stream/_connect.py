@@ -73,7 +73,7 @@ def connect(
     launch : bool
         Start a viewer of that kind where none runs. It survives this process.
     token : str
-        Shown to a viewer at an address; one that is found by name brings its own.
+        Shown to a viewer at an address; of this user's running viewers it is known.
     side_lane : bool
         Use shared memory where the viewer is on this machine.
 
@@ -122,6 +122,7 @@ def ask(
     """
     if isinstance(viewer, str):
         if "://" in viewer:
+            token = token or _token_of(viewer)
             return ask_address(viewer, verb, args, token=token, timeout_s=timeout_s)
         found = _find(viewer)
         if found is None:
@@ -170,7 +171,7 @@ def _reach(viewer: str, token: str, *, launch: bool, timeout_s: float) -> tuple[
         lane: InProcessLane = connect_inprocess(viewer.removeprefix("inproc://"))
         return viewer, lane, token
     if "://" in viewer:
-        return viewer, ZmqLane.connect(viewer), token
+        return viewer, ZmqLane.connect(viewer), token or _token_of(viewer)
     found = _find(viewer)
     if found is None:
         if not launch:
@@ -180,12 +181,17 @@ def _reach(viewer: str, token: str, *, launch: bool, timeout_s: float) -> tuple[
 
 
 def _find(viewer: str) -> Endpoint | None:
-    """A running viewer by its kind, or by its own name."""
-    found = discovery.find(viewer)
-    if found is None:
-        named = [each for each in discovery.endpoints() if each.name == viewer]
-        found = named[0] if named else None
-    return found
+    """A running viewer by its own name, or by its kind."""
+    running = discovery.endpoints()
+    named = [each for each in running if each.name == viewer]
+    kind = [each for each in running if each.viewer == viewer]
+    return next(iter([*named, *kind]), None)
+
+
+def _token_of(address: str) -> str:
+    """The token of a viewer of this user at that address; empty where nobody is known there."""
+    running = discovery.endpoints()
+    return next((each.token for each in running if address in each.addresses), "")
 
 
 def _none_runs(viewer: str) -> ViewerUnreachable:

@@ -14,7 +14,6 @@ from openhcs_stream.viewer._placement import (
 )
 from openhcs_stream.viewer._png import encode_png
 from openhcs_stream.viewer._registry import (
-    ENTRY_POINTS,
     MEMORY,
     ViewerInfo,
     create,
@@ -25,7 +24,6 @@ from openhcs_stream.viewer._serve import TICK_S, Receiver, serve
 from openhcs_stream.viewer._stack import PlaneStack
 
 __all__ = [
-    "ENTRY_POINTS",
     "MEMORY",
     "RASTER_KINDS",
     "TICK_S",

@@ -7,22 +7,22 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from openhcs_stream.errors import UnknownViewer
+from openhcs_stream.discovery import ENTRY_POINTS, unknown_viewer
+from openhcs_stream.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from openhcs_stream.viewer._base import Viewer
 
-__all__ = ["ENTRY_POINTS", "MEMORY", "ViewerInfo", "create", "viewers"]
-
-#: Entry points of this group name a `ViewerInfo`: ``napari = "openhcs_stream_napari:VIEWER"``.
-ENTRY_POINTS = "openhcs_stream.viewers"
+__all__ = ["MEMORY", "ViewerInfo", "create", "viewers"]
 
 
 @dataclass(frozen=True)
 class ViewerInfo:
-    """One installed viewer; the row that a viewer's package registers.
+    """One installed viewer; the row that a viewer's package registers by entry point.
+
+    ``napari = "openhcs_stream_napari:VIEWER"`` in the group `discovery.ENTRY_POINTS`.
 
     Attributes
     ----------
@@ -54,6 +54,10 @@ MEMORY = ViewerInfo(
 
 def create_memory(*, headless: bool, title: str, options: Mapping[str, Any]) -> Viewer:
     """The factory of `MEMORY`; it has no window, with `headless` or without."""
+    if options:
+        raise UsageError(
+            f"the memory viewer has no option {', '.join(options)}.", cure="Leave it out."
+        )
     from openhcs_stream.viewer._memory import MemoryViewer
 
     return MemoryViewer()
@@ -84,10 +88,7 @@ def create(
     known = viewers()
     info = known.get(name)
     if info is None:
-        raise UnknownViewer(
-            f"there is no viewer {name!r}.",
-            cure=f"Installed are {', '.join(known) or 'none'}.",
-        )
+        raise unknown_viewer(name)
     module, _, function = info.factory.partition(":")
     factory = getattr(import_module(module), function)
     viewer: Viewer = factory(headless=headless, title=title or name, options=dict(options or {}))

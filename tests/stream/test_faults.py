@@ -22,7 +22,7 @@ from openhcs_stream.errors import DeadlineExceeded, ItemFailed, ViewerLost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Served
+    from tests.stream.conftest import Served
 
 WORKER = """
 import sys, numpy as np, openhcs_stream
@@ -70,7 +70,7 @@ def test_viewer_is_killed_in_mid_stream(
     receipts = [stream.image(image) for _ in range(20)]
     process.kill()
     start = time.monotonic()
-    with pytest.raises(ViewerLost, match="is gone"):  # noqa: PT012 - the first that notices
+    with pytest.raises(ViewerLost, match="is gone"):
         while True:
             stream.image(image)
     with pytest.raises(ItemFailed, match="is gone"):
@@ -127,7 +127,7 @@ def test_stopped_viewer_costs_its_deadline_and_no_more(
     stream.image(image).wait()
     process.send_signal(signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match="wait for memory to take them"):  # noqa: PT012
+    with pytest.raises(DeadlineExceeded, match="wait for memory to take them"):
         while True:
             stream.image(image)
     assert time.monotonic() - start < 5

@@ -75,7 +75,9 @@ def test_nested_lists_are_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [None, "text", b"bytes", {"a": 1}, [[1], [2, 3]], object()], ids=repr
+    "data",
+    [None, "text", b"bytes", {"a": 1}, [[1], [2, 3]], object()],
+    ids=lambda data: type(data).__name__,
 )
 def test_no_array_is_refused_by_its_type(data: Any) -> None:
     with pytest.raises(InvalidItem, match=type(data).__name__):

@@ -1,0 +1,56 @@
+"""What every test needs: a user's folders of its own, so that no test sees a running viewer.
+
+Nothing of the machine's user is read or written: not the settings of napari, not the endpoint
+files. Each test has a runtime folder of its own; fixtures that live longer than one test share
+the one of their session.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VARIABLE = "OPENHCS_STREAM_RUNTIME_DIR"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """HOME and its like, in a temporary folder, for this process and the ones that it starts."""
+    home = tmp_path_factory.mktemp("home")
+    runtime = _short_folder()
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+            patch.delenv(variable, raising=False)
+        # Without its key no program gets at the display.
+        if "XAUTHORITY" not in os.environ and (key := Path.home() / ".Xauthority").exists():
+            patch.setenv("XAUTHORITY", str(key))
+        patch.setenv("HOME", str(home))
+        patch.setenv("NAPARI_CONFIG", str(home / "napari.yaml"))
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        patch.setenv(_VARIABLE, str(runtime / "openhcs-stream"))
+        yield home
+    shutil.rmtree(runtime)
+
+
+@pytest.fixture(autouse=True)
+def own_runtime_folder(own_user_folders: Path) -> Iterator[Path]:
+    """Where this test's viewers publish themselves and are found."""
+    folder = _short_folder()
+    # A context of its own: a test may undo what it did to `monkeypatch`, and this must stay.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(_VARIABLE, str(folder))
+        yield folder
+    shutil.rmtree(folder)
+
+
+def _short_folder() -> Path:
+    """Not below pytest's own: the name of a unix socket has room for 107 bytes."""
+    return Path(tempfile.mkdtemp(prefix="ohs-"))
