@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from openhcs_stream import discovery
 from openhcs_stream.errors import InvalidItem, ViewerUnreachable
-from openhcs_stream.stream._control import ask_address
+from openhcs_stream.stream._control import ask_lane
 from openhcs_stream.stream._payload import as_names
 from openhcs_stream.stream._stream import Stream
 from openhcs_stream.transport import InProcessLane, ZmqLane, connect_inprocess
@@ -122,13 +122,15 @@ def ask(
     """
     if isinstance(viewer, str):
         if "://" in viewer:
-            token = token or _token_of(viewer)
-            return ask_address(viewer, verb, args, token=token, timeout_s=timeout_s)
+            address, lane, token = _reach(viewer, token, launch=False, timeout_s=timeout_s)
+            return ask_lane(lane, address, verb, args, token=token, timeout_s=timeout_s)
         found = _find(viewer)
         if found is None:
             raise _none_runs(viewer)
         viewer = found
-    return ask_address(viewer.addresses[0], verb, args, token=viewer.token, timeout_s=timeout_s)
+    address = viewer.addresses[0]
+    lane = ZmqLane.connect(address)
+    return ask_lane(lane, address, verb, args, token=viewer.token, timeout_s=timeout_s)
 
 
 _shared_lock = threading.Lock()

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 from openhcs_stream.errors import Refused, ViewerUnreachable
 from openhcs_stream.messages import MAJOR, MINOR, Bye, Hello, Request, decode, encode
 from openhcs_stream.protocol import Ended, Opened, Replied, SendControl, SenderSession
-from openhcs_stream.transport import ZmqLane, machine_id
+from openhcs_stream.transport import machine_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ask_address"]
+    from openhcs_stream.transport import Lane
+
+__all__ = ["ask_lane"]
 
 
-def ask_address(
-    address: str, verb: str, args: Mapping[str, Any], *, token: str, timeout_s: float
+def ask_lane(
+    lane: Lane, address: str, verb: str, args: Mapping[str, Any], *, token: str, timeout_s: float
 ) -> Any:
-    """Send one request and wait for its answer.
+    """Send one request on a fresh lane, wait for its answer, close the lane.
 
     Raises
     ------
@@ -37,7 +39,6 @@ def ask_address(
         getpass.getuser(), machine_id(), os.getpid(), token,
     )  # fmt: skip
     session = SenderSession(hello)
-    lane = ZmqLane.connect(address)
     deadline = time.monotonic() + timeout_s
     try:
         waiting = session.start(time.monotonic())

@@ -113,28 +113,27 @@ class Link:
         """Greet the viewer."""
         self.carry_out(self.session.start(time.monotonic()))
 
-    def drain(self, lock: threading.RLock) -> bool:
-        """Take in whatever waits on the lanes; True if anything did."""
-        moved = False
-        for lane in (self.data, self.control) if self.data is not self.control else (self.control,):
-            try:
-                while (frame := lane.receive()) is not None:
-                    moved = True
-                    message = decode(frame.data)
-                    with lock:
-                        effects = self.session.receive(message, time.monotonic())
-                        self.carry_out(effects)
-                    if self.is_closed:
-                        return True
-            except LaneClosed:
+    def drain(self, lock: threading.RLock) -> None:
+        """Take in whatever waits on the lanes."""
+        if self.data is not self.control:
+            self._drain(self.data, lock)
+        self._drain(self.control, lock)
+
+    def _drain(self, lane: Lane, lock: threading.RLock) -> None:
+        try:
+            while not self.is_closed and (frame := lane.receive()) is not None:
+                message = decode(frame.data)
                 with lock:
-                    self._lane_closed()
-                return True
-            except StreamError as error:
-                with lock:
-                    self.lose(error)
-                return True
-        return moved
+                    self.carry_out(self.session.receive(message, time.monotonic()))
+        except LaneClosed:
+            if lane is not self.control:
+                # A goodbye on the control lane, with its reason, may have been overtaken.
+                self._drain(self.control, lock)
+            with lock:
+                self._lane_closed()
+        except StreamError as error:
+            with lock:
+                self.lose(error)
 
     def tick(self, lock: threading.RLock) -> None:
         """Let time pass, and send what could not be sent before."""

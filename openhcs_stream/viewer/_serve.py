@@ -36,10 +36,12 @@ from openhcs_stream.messages import (
     LaneOpened,
     Mode,
     PlaceValue,
+    Refusal,
     Reply,
     Request,
     canonical_component,
     decode,
+    encode,
 )
 from openhcs_stream.protocol import (
     SILENCE_S,
@@ -387,7 +389,7 @@ class Receiver:
                     "received": peer.received,
                     "displayed": peer.displayed,
                     "failed": peer.failed,
-                    "waiting": peer.received - peer.displayed,
+                    "waiting": peer.waiting,
                     "nbytes": peer.nbytes,
                     "age_s": round(time.monotonic() - peer.started, 3),
                 }
@@ -411,6 +413,9 @@ class Receiver:
                     self._greet(lane, trusted)
                 for lane, peer in list(self._lane_peers.values()):
                     self._take_lane(peer, lane)
+                if self._arrivals or self._asked:
+                    # Once for all that came: a wake-up for each would make the threads take turns.
+                    self.viewer.poke()
                 self._tell()
                 self._tend()
         except Exception as error:
@@ -457,6 +462,11 @@ class Receiver:
         if peer is None:
             if len(self._peers) >= MAX_SESSIONS:
                 logger.warning("refused a session: %d are open", MAX_SESSIONS)
+                refusal = Refusal(
+                    f"{MAX_SESSIONS} sessions are open already.",
+                    "Close some, or use one more often.",
+                )
+                lane.send(encode(refusal))
                 lane.close()
                 return
             # Over ipc the socket's folder and the system's own check prove who it is.
@@ -603,9 +613,9 @@ class Receiver:
             return
         peer.session.received(item.seq)
         peer.received += 1
+        peer.waiting += 1
         peer.nbytes += item.nbytes
         self._arrivals.append(Arrival(_Own(peer, item.seq), placed, dict(item.info)))
-        self.viewer.poke()
 
     def _placement(self, spec: LayerSpec) -> Placement:
         return Placement(spec, modes=self._modes, splits=self.viewer.splits)
@@ -639,7 +649,6 @@ class Receiver:
             peer.send_control(Reply(request.number, True, self.status()))
             return
         self._asked.append((peer, request))
-        self.viewer.poke()
 
     # --- other people's senders ---------------------------------------------------------------
 
@@ -680,7 +689,6 @@ class Receiver:
         self._reply_foreign(message, batch.reply(failed))
         for item_id, reason in [*batch.failures, *failed.items()]:
             self._push_ack(batch, item_id, reason)
-        self.viewer.poke()
 
     def _reply_foreign(self, message: RouterMessage, reply: bytes) -> None:
         assert self._router is not None
@@ -710,6 +718,7 @@ class Receiver:
                 continue
             assert isinstance(ticket, _Own)
             peer = ticket.peer
+            peer.waiting -= 1
             if reason is None:
                 peer.displayed += 1
                 peer.session.displayed(ticket.seq)

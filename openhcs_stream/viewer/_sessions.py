@@ -52,6 +52,7 @@ class Peer:
         self.received = 0
         self.displayed = 0
         self.failed = 0
+        self.waiting = 0  #: received, and neither displayed nor failed yet
         self.nbytes = 0
         self._buffers: dict[int, npt.NDArray[np.uint8]] = {}
         self._outbox: deque[tuple[Lane, bytes]] = deque()
