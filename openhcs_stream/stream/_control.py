@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from openhcs_stream.errors import Refused, ViewerUnreachable
 from openhcs_stream.messages import MAJOR, MINOR, Bye, Hello, Request, decode, encode
 from openhcs_stream.protocol import Ended, Opened, Replied, SendControl, SenderSession
-from openhcs_stream.transport import machine_id
+from openhcs_stream.transport import LaneClosed, machine_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,8 @@ def ask_lane(
                     case Opened():
                         lane.send(encode(Request(1, verb, dict(args))))
                     case Replied(ok=True, value=value):
-                        lane.send(encode(Bye()))
+                        with contextlib.suppress(LaneClosed):  # it was asked to stop
+                            lane.send(encode(Bye()))
                         return value
                     case Replied(what=what, cure=cure):
                         raise Refused(f"the viewer refused {verb!r}: {what}", cure=cure)

@@ -594,11 +594,16 @@ class Stream:
         block = self._when_full == "block"
         deadline = time.monotonic() + self.timeout_s
         looked = False
+        # Once full, it waits until there is room for many: to go on at the first free place would
+        # cost both sides a wake-up for each item.
+        most = WINDOW_ITEMS
         while True:
             crowded = nbytes > 0 and (
-                len(self._unreceived) >= WINDOW_ITEMS
+                len(self._unreceived) >= most
                 or self._unreceived_nbytes + nbytes > max(WINDOW_NBYTES, 2 * nbytes)
             )
+            if crowded and block:
+                most = WINDOW_ITEMS // 2
             if not crowded or not self._unreceived:
                 taken = take()
                 if taken is not None:

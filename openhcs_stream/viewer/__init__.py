@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openhcs_stream.viewer._base import Viewer
+from openhcs_stream.viewer._channels import channel_colormap
 from openhcs_stream.viewer._memory import MemoryViewer
 from openhcs_stream.viewer._placement import (
     RASTER_KINDS,
@@ -41,6 +42,7 @@ __all__ = [
     "SceneLayer",
     "Viewer",
     "ViewerInfo",
+    "channel_colormap",
     "create",
     "encode_png",
     "serve",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from openhcs_stream.messages import Mode
+    from openhcs_stream.messages import LayerSpec, Mode
     from openhcs_stream.viewer._scene import Axis, Coords, SceneLayer
 
 __all__ = ["Viewer"]
@@ -81,29 +81,39 @@ class Viewer(ABC):
 
     # --- optional -----------------------------------------------------------------------------
 
-    def keep(self, pixels: npt.NDArray[Any], recycled: Any) -> Any:
+    def keep(self, pixels: npt.NDArray[Any], recycled: Any, spec: LayerSpec) -> Any:
         """Copy an item's pixels to where they will stand; runs on the receiver's thread.
 
         Parameters
         ----------
-        pixels : ndarray, C order, read-only
-            The whole item, in shared memory that is given back when this returns.
+        pixels : ndarray, read-only
+            The whole item as (sliders..., Y, X), and S last where ``spec.axes`` has it: a view of
+            shared memory that is given back when this returns. In C order, unless ``spec.axes``
+            names another order.
         recycled : object or None
             What an earlier call returned for the same place, shape and dtype; it is being
             replaced and may be written over.
+        spec : LayerSpec
+            What the item's layer was declared to be.
 
         Returns
         -------
         object
-            An array, or whatever this viewer's `SceneLayer.stack` readers understand. The first
-            axes must be indexable as an array's are: the scene takes planes from it.
+            An array, or whatever this viewer's `SceneLayer.stack` readers understand: something
+            of the same ``shape``, which gives its planes when it is indexed with integers for all
+            sliders. A plane has ``shape``, ``dtype``, ``nbytes`` and ``__array__``.
+
+        Raises
+        ------
+        Exception
+            Anything: the item is reported failed with its text.
         """
         if recycled is None:
             return pixels.copy()
         np.copyto(recycled, pixels)
         return recycled
 
-    def adopt(self, pixels: npt.NDArray[Any]) -> Any:
+    def adopt(self, pixels: npt.NDArray[Any], spec: LayerSpec) -> Any:
         """As `keep`, for an array that is private already and need not be copied."""
         return pixels
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import msgspec
 import numpy as np
 
 from openhcs_stream.errors import InvalidItem
@@ -101,6 +102,8 @@ class Placement:
 
     Attributes
     ----------
+    spec : LayerSpec
+        As given, with the viewer's own `modes` beside its own.
     components : tuple of str
         What the layer is stacked by, in component order.
 
@@ -117,6 +120,8 @@ class Placement:
         modes: Mapping[str, Mode] | None = None,
         splits: frozenset[Mode] = DEFAULT_SPLITS,
     ) -> None:
+        if modes:
+            spec = msgspec.structs.replace(spec, modes={**modes, **spec.modes})
         self.spec = spec
         self._raster = spec.kind in RASTER_KINDS
         self._samples = self._raster and spec.axes.endswith("S")
@@ -131,7 +136,7 @@ class Placement:
             # A track is one line through time: it stays whole, and the viewer aligns its columns.
             from_axes = []
         names = (*spec.components, *from_axes)
-        chosen: dict[str, Mode] = {**_DEFAULT_MODES, **(modes or {}), **spec.modes}
+        chosen: dict[str, Mode] = {**_DEFAULT_MODES, **spec.modes}
         ordered = component_order(names, spec.order)
         self.components = tuple(c for c in ordered if chosen.get(c, "stack") not in splits)
         self._split = tuple(c for c in ordered if chosen.get(c, "stack") in splits)
@@ -146,56 +151,16 @@ class Placement:
         missing = [None if letter not in spec.axes else slice(None) for letter in _SPATIAL]
         self._expand = tuple(missing) if None in missing else None
 
-    def place(self, values: tuple[PlaceValue, ...], payload: Any) -> tuple[PlacedItem, ...]:
-        """Cut one item into what is stacked, each with its place.
+    def arrange(self, pixels: Any) -> Any:
+        """Bring an image's axes into the order (sliders..., Y, X, and S where it has it): a view.
 
-        Parameters
-        ----------
-        values : tuple
-            One for each of ``spec.components``.
-        payload : array or list
-            What the viewer kept: one axis for each of ``spec.axes`` (image, labels); a list of Roi
-            (rois); (N, D) with a column for each of ``spec.axes`` (points); (N, D + 1) with the
-            track's number first (tracks).
+        A row becomes (1, X), a single value (1, 1), and labels of bool become uint8.
 
         Raises
         ------
         InvalidItem
-            The payload or the values don't fit the layer's declaration.
+            The image does not fit the layer's declaration.
         """
-        spec = self.spec
-        if len(values) != len(spec.components):
-            raise InvalidItem(
-                f"{spec.name!r} has {len(values)} place values {values!r} for the "
-                f"{len(spec.components)} components {spec.components!r}.",
-                cure="Give one value for each component.",
-            )
-        if self._raster:
-            return self._place_raster(values, payload)
-        match spec.kind:
-            case "points":
-                return self._place_points(values, payload)
-            case "tracks":
-                columns = _columns(spec, payload, len(spec.axes) + 1)
-                order = [0, *(1 + spec.axes.index(x) for x in "TZYX" if x in spec.axes)]
-                return (self._item(values, columns[:, order]),)
-            case _:
-                return (self._item(values, payload),)
-
-    def _item(self, values: Coords, payload: Any) -> PlacedItem:
-        split = tuple([values[i] for i in self._split_at])
-        key = self._keys.get(split)
-        if key is None:
-            key = self._keys[split] = LayerKey(
-                self.spec.source,
-                self.spec.name,
-                self.spec.kind,
-                tuple(zip(self._split, split, strict=True)),
-            )
-        coords = tuple([values[i] for i in self._stacked_at])
-        return PlacedItem(key, self.spec, self.components, coords, payload)
-
-    def _place_raster(self, values: Coords, pixels: Any) -> tuple[PlacedItem, ...]:
         spec = self.spec
         shape = pixels.shape
         if len(shape) != len(spec.axes):
@@ -222,15 +187,81 @@ class Placement:
                 pixels = pixels.view(np.uint8)
         if self._transpose is not None:
             pixels = pixels.transpose(self._transpose)
-        expand = self._expand
+        if self._expand is not None:
+            pixels = pixels[(slice(None),) * len(self._letters) + self._expand]
+        return pixels
+
+    def cut(self, values: tuple[PlaceValue, ...], planes: Any) -> tuple[PlacedItem, ...]:
+        """Take an image that `arrange` arranged apart into its planes, each with its place.
+
+        Parameters
+        ----------
+        values : tuple
+            One for each of ``spec.components``.
+        planes : array, or what the viewer made of one
+            (sliders..., Y, X), or with S at the end.
+        """
+        self._check_values(values)
         if not self._letters:
-            return (self._item(values, pixels if expand is None else pixels[expand]),)
+            return (self._item(values, planes),)
         item = self._item
-        made: list[PlacedItem] = []
-        for index in product(*map(range, pixels.shape[: len(self._letters)])):
-            plane = pixels[index] if expand is None else pixels[index + expand]
-            made.append(item((*values, *index), plane))
-        return tuple(made)
+        return tuple(
+            item((*values, *index), planes[index])
+            for index in product(*map(range, planes.shape[: len(self._letters)]))
+        )
+
+    def place(self, values: tuple[PlaceValue, ...], payload: Any) -> tuple[PlacedItem, ...]:
+        """Cut one item into what is stacked, each with its place.
+
+        Parameters
+        ----------
+        values : tuple
+            One for each of ``spec.components``.
+        payload : array or list
+            What the viewer kept: one axis for each of ``spec.axes`` (image, labels); a list of Roi
+            (rois); (N, D) with a column for each of ``spec.axes`` (points); (N, D + 1) with the
+            track's number first (tracks).
+
+        Raises
+        ------
+        InvalidItem
+            The payload or the values don't fit the layer's declaration.
+        """
+        if self._raster:
+            return self.cut(values, self.arrange(payload))
+        spec = self.spec
+        self._check_values(values)
+        match spec.kind:
+            case "points":
+                return self._place_points(values, payload)
+            case "tracks":
+                columns = _columns(spec, payload, len(spec.axes) + 1)
+                order = [0, *(1 + spec.axes.index(x) for x in "TZYX" if x in spec.axes)]
+                return (self._item(values, columns[:, order]),)
+            case _:
+                return (self._item(values, payload),)
+
+    def _check_values(self, values: tuple[PlaceValue, ...]) -> None:
+        spec = self.spec
+        if len(values) != len(spec.components):
+            raise InvalidItem(
+                f"{spec.name!r} has {len(values)} place values {values!r} for the "
+                f"{len(spec.components)} components {spec.components!r}.",
+                cure="Give one value for each component.",
+            )
+
+    def _item(self, values: Coords, payload: Any) -> PlacedItem:
+        split = tuple([values[i] for i in self._split_at])
+        key = self._keys.get(split)
+        if key is None:
+            key = self._keys[split] = LayerKey(
+                self.spec.source,
+                self.spec.name,
+                self.spec.kind,
+                tuple(zip(self._split, split, strict=True)),
+            )
+        coords = tuple([values[i] for i in self._stacked_at])
+        return PlacedItem(key, self.spec, self.components, coords, payload)
 
     def _place_points(self, values: Coords, payload: Any) -> tuple[PlacedItem, ...]:
         axes = self.spec.axes

@@ -72,6 +72,11 @@ class SceneLayer:
     items : dict of coords to list or array
         rois: list of Roi; points: (N, 2) float64, y and x; tracks: (N, D + 1) float64, the
         track's number, t, (z,) y, x. Empty for images and labels.
+    specs : dict of coords to LayerSpec
+        Of each place's own item: channels, for one, may have been declared with colours of their
+        own.
+    infos : dict of coords to dict
+        What was told of each place's item: its id, path and other metadata.
     """
 
     key: LayerKey
@@ -80,6 +85,8 @@ class SceneLayer:
     components: tuple[str, ...]
     stack: PlaneStack
     items: dict[Coords, Any] = field(default_factory=dict)
+    specs: dict[Coords, LayerSpec] = field(default_factory=dict)
+    infos: dict[Coords, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
@@ -139,6 +146,8 @@ class Scene:
                     layer.stack.put(coords, item.payload)
                 else:
                     layer.items[coords] = item.payload
+                layer.specs[coords] = item.spec
+                layer.infos[coords] = arrival.info
                 changed.setdefault(item.key, []).append(coords)
         changes.axes_changed = world.version != version
         return changes

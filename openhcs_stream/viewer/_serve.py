@@ -638,8 +638,12 @@ class Receiver:
         key = (spec.kind, spec.source, spec.name, spec.axes, spec.components, place,
                array.shape, array.dtype.str)  # fmt: skip
         recycled = self._kept.get(key)
-        kept = self.viewer.adopt(array) if owned else self.viewer.keep(array, recycled)
-        placed = placement.place(place, kept)
+        planes = placement.arrange(array)
+        if owned:
+            kept = self.viewer.adopt(planes, spec)
+        else:
+            kept = self.viewer.keep(planes, recycled, spec)
+        placed = placement.cut(place, kept)
         self._kept[key] = kept
         return placed
 

@@ -59,8 +59,9 @@ def test_an_error_of_the_tick_ends_run() -> None:
 
 def test_it_keeps_layers_and_has_no_screen() -> None:
     viewer, scene = MemoryViewer(), Scene()
-    kept = viewer.keep(np.ones((2, 3), np.uint8), None)
-    placed = place(LayerSpec("image", "raw", "YX", ("z",)), (1,), kept)
+    spec = LayerSpec("image", "raw", "YX", ("z",))
+    kept = viewer.keep(np.ones((2, 3), np.uint8), None, spec)
+    placed = place(spec, (1,), kept)
     scene.commit([Arrival("ticket", placed)])
     (layer,) = scene.layers.values()
     viewer.set_axes(scene.axes)

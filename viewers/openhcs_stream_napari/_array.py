@@ -1,0 +1,135 @@
+"""What a napari layer holds: a window onto the scene's stack that changes shape only when told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from openhcs_stream.viewer import PlaneStack
+
+__all__ = ["LayerArray"]
+
+
+class LayerArray:
+    """Duck array in front of a `PlaneStack`: (axes..., Y, X) or (axes..., Y, X, S).
+
+    The scene's stack takes its new shape at once when a value or an axis is added, for all layers
+    together; napari learns of it layer by layer. Between the two, napari may slice any layer, and
+    a layer whose data has another number of axes than the layer itself takes the window down. So
+    each layer holds one of these: it has the shape of the moment when it was made, and answers
+    with nothing (zeros, no memory) while the stack behind it no longer fits.
+
+    Parameters
+    ----------
+    stack : PlaneStack
+        The scene's stack of this layer; read at each access, never copied.
+    stride : int
+        Every how many pixels of Y and X are seen: a level of a pyramid.
+
+    Notes
+    -----
+    bool becomes uint8 and float16 becomes float32, a plane at a time, when they are looked at:
+    napari's textures have neither.
+    """
+
+    __slots__ = ("_behind", "_behind_dtype", "_cast", "_stack", "_stride", "dtype", "rgb", "shape")
+
+    def __init__(self, stack: PlaneStack, *, stride: int = 1) -> None:
+        self._stack = stack
+        self._stride = stride
+        self._behind_dtype: np.dtype[Any] = stack.dtype
+        self.rgb: bool = bool(stack.rgb)
+        casts: dict[str, np.dtype[Any]] = {"|b1": np.dtype(np.uint8), "<f2": np.dtype(np.float32)}
+        self._cast = casts.get(stack.dtype.str)
+        self.dtype: np.dtype[Any] = self._cast or stack.dtype
+        self._take_shape()
+
+    def _take_shape(self) -> None:
+        self._behind: tuple[int, ...] = tuple(self._stack.shape)
+        shape = list(self._behind)
+        for axis in self._spatial:
+            shape[axis] = -(-shape[axis] // self._stride)
+        #: As it was when napari was last told.
+        self.shape: tuple[int, ...] = tuple(shape)
+
+    def lengthen(self) -> bool:
+        """Take the stack's shape, if nothing but the lengths of its sliders has grown.
+
+        Returns
+        -------
+        bool
+            False where more has changed: napari needs a new array then.
+        """
+        now, was = tuple(self._stack.shape), self._behind
+        sliders = self._spatial[0]
+        if (
+            len(now) != len(was)
+            or now[sliders:] != was[sliders:]
+            or self._stack.dtype != self._behind_dtype
+            or any(new < old for new, old in zip(now, was, strict=True))
+        ):
+            return False
+        self._take_shape()
+        return True
+
+    @property
+    def _spatial(self) -> tuple[int, int]:
+        first = len(self._behind) - (3 if self.rgb else 2)
+        return first, first + 1
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def stack(self) -> PlaneStack:
+        return self._stack
+
+    def is_current(self) -> bool:
+        """Whether the stack still has the shape and dtype that it had when this was made."""
+        stack = self._stack
+        return tuple(stack.shape) == self._behind and stack.dtype == self._behind_dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        now = tuple(self._stack.shape)
+        if len(now) != len(self._behind) or any(
+            new < old for new, old in zip(now, self._behind, strict=True)
+        ):
+            nothing: npt.NDArray[Any] = np.broadcast_to(np.zeros((), self.dtype), self.shape)
+            return np.asarray(nothing[key])
+        if self._stride == 1:
+            found = np.asarray(self._stack[key])
+        else:
+            leading, spatial = self._split(key)
+            planes = np.asarray(self._stack[leading])
+            # Y and X keep their place at the end, however many leading axes an integer took away.
+            step = (slice(None, None, self._stride),) * 2
+            tail = (slice(None),) if self.rgb else ()
+            found = planes[(..., *step, *tail)][(..., *spatial)]
+        return found if self._cast is None else found.astype(self._cast)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        found = self[(slice(None),) * self.ndim]
+        return np.array(found, dtype=dtype) if copy else np.asarray(found, dtype=dtype)
+
+    def _split(self, key: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """An index as (that of the leading axes, that of Y, X and S)."""
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            missing = self.ndim - (len(keys) - 1)
+            keys[at : at + 1] = [slice(None)] * missing
+        keys += [slice(None)] * (self.ndim - len(keys))
+        first = self._spatial[0]
+        return tuple(keys[:first]), tuple(keys[first:])

@@ -1,0 +1,220 @@
+"""The viewer with a window: the same as the model's, in Qt's event loop."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Self
+
+from openhcs_stream.errors import UsageError
+from openhcs_stream_napari._model import NapariModelViewer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from openhcs_stream.viewer import Coords, SceneLayer
+
+__all__ = ["NapariWindowViewer"]
+
+_log = logging.getLogger(__name__)
+
+
+class NapariWindowViewer(NapariModelViewer):
+    """A napari window; all methods but `stop` and `keep` belong to the GUI thread.
+
+    Parameters
+    ----------
+    title : str
+        Of the window.
+
+    Attributes
+    ----------
+    canvas_only : bool
+        Whether `screenshot` takes the picture alone, or the whole window with its panels.
+    """
+
+    def __init__(self, *, title: str = "napari", model: Any = None) -> None:
+        self._own = model is None
+        if model is None:
+            import napari
+
+            model = napari.Viewer(title=title, show=True)
+            _spare_mesa()
+        super().__init__(model)
+        self.canvas_only = True
+        self._timer: Any = None
+        self._loop: Any = None
+        self._removed = False
+        self._ticking = False
+        self._failure: BaseException | None = None
+
+    @classmethod
+    def attach(cls, viewer: Any) -> Self:
+        """Show in a napari that runs already: its loop and its window stay its owner's.
+
+        Use `start` and `stop` where `run` would be used; `run` raises.
+
+        Parameters
+        ----------
+        viewer
+            A `napari.Viewer`, or the proxy of one that plugins get.
+        """
+        # A plugin gets a proxy that hides what is private, and napari's own code needs it.
+        return cls(model=getattr(viewer, "__wrapped__", viewer))
+
+    # --- the life-cycle -----------------------------------------------------------------------
+
+    def run(self, tick: Callable[[], None], interval_s: float) -> None:
+        if not self._own:
+            raise UsageError(
+                "this napari belongs to somebody else, who runs its loop.",
+                cure="Call start(tick, interval_s), and stop() at the end.",
+            )
+        from qtpy.QtCore import QEventLoop
+
+        # A loop of our own: after that of the application Qt's objects are gone, and napari's
+        # close() raises.
+        self._loop = QEventLoop()
+        self.start(tick, interval_s)
+        try:
+            if not self._stopping.is_set():
+                self._loop.exec()
+        finally:
+            self._loop = None
+            self.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def start(self, tick: Callable[[], None], interval_s: float) -> None:
+        """Call `tick` every `interval_s` seconds from the loop that runs, and return at once."""
+        from qtpy.QtCore import QTimer
+
+        if not self._own:
+            self._stopping.clear()
+        self._failure = None
+        self._timer = QTimer()
+        self._timer.setInterval(max(1, round(interval_s * 1000)))
+        self._timer.timeout.connect(lambda: self._on_timer(tick))
+        self._timer.start()
+
+    def _on_timer(self, tick: Callable[[], None]) -> None:
+        if self._ticking:  # an event pass inside a tick
+            return
+        self._ticking = True
+        try:
+            if self._own and not self._is_open():
+                self._stopping.set()
+            if not self._stopping.is_set():
+                tick()
+        # An exception that leaves a Qt slot ends the process: keep it for `run` to raise.
+        except BaseException as error:
+            if self._own:
+                self._failure = error
+            else:
+                _log.exception("showing what was received failed; the receiver stops")
+            self._stopping.set()
+        finally:
+            self._ticking = False
+        if self._stopping.is_set():
+            self._end_timer()
+            if self._loop is not None:
+                self._loop.quit()
+
+    def _is_open(self) -> bool:
+        """Whether the person has not closed the window (a minimised one is visible to Qt)."""
+        try:
+            # napari has no public word for its main window.
+            return bool(self.model.window._qt_window.isVisible())  # noqa: SLF001
+        except (AttributeError, RuntimeError):  # deleted already
+            return False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called, or an exception ended the ticks."""
+        return self._stopping.is_set()
+
+    def close(self) -> None:
+        """Stop, and close the window where it is ours. May be called more than once."""
+        self._stopping.set()
+        self._end_timer()
+        if self._shown:
+            super().close()
+        if self._own:
+            self._close_window()
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+
+    def _close_window(self) -> None:
+        if self.model is None:
+            return
+        try:
+            self.model.close()
+        except (RuntimeError, AttributeError) as error:
+            # The person, or the end of the application, was faster: nothing is left to close.
+            _log.debug("the window was closed already: %s", error)
+
+    # --- showing ------------------------------------------------------------------------------
+
+    def screenshot(self) -> npt.NDArray[np.uint8]:
+        self._pass_events()  # layers that were added in this tick are drawn
+        picture: npt.NDArray[np.uint8] = self.model.screenshot(
+            canvas_only=self.canvas_only, flash=False
+        )
+        return picture
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "window": True}
+
+    def poke(self) -> None:
+        """Nothing: the window's own rate decides when things are drawn."""
+
+    def _after_removal(self) -> None:
+        self._removed = True
+
+    def _add(self, layer: SceneLayer, arrived: Sequence[Coords]) -> None:
+        if self._removed:
+            # A layer that is added before the removed ones are let go of can crash the process in
+            # glDrawArrays (Mesa's software renderer). Once, and not after each removal: to draw
+            # what is left in between crashes too.
+            self._removed = False
+            self._pass_events()
+        super()._add(layer, arrived)
+
+    def _pass_events(self) -> None:
+        from qtpy.QtCore import QEventLoop
+        from qtpy.QtWidgets import QApplication
+
+        ticking, self._ticking = self._ticking, True
+        try:
+            # Without the person's input: a click must not run while layers are being changed.
+            QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+        finally:
+            self._ticking = ticking
+
+
+def _spare_mesa() -> None:
+    """Keep Mesa's software renderer from crashing when layers are removed.
+
+    There (22.3, "llvmpipe") to draw after a shader program was deleted can end in a segmentation
+    fault: draw labels and points, clear, draw images, remove one, draw: 5 of 5 runs; with the
+    programs kept: none. So programs are not deleted, in a viewer process of our own: each removed
+    layer leaves some kilobytes behind. Renderers of graphics cards are left alone.
+    """
+    from importlib import import_module
+
+    # By name: vispy has no types.
+    app, gloo, glir = map(import_module, ("vispy.app", "vispy.gloo", "vispy.gloo.glir"))
+
+    canvas = app.Canvas(show=False)
+    try:
+        canvas.set_current()
+        renderer = str(gloo.gl.glGetParameter(gloo.gl.GL_RENDERER))
+    finally:
+        canvas.close()
+    if renderer.startswith("llvmpipe"):
+        glir.GlirProgram.delete = lambda self: None
