@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from openhcs_stream.errors import ProtocolMismatch, ProtocolViolation, StreamError
 from openhcs_stream.messages import (
@@ -60,6 +60,11 @@ __all__ = ["MAX_LAYERS", "ReceiverPhase", "ReceiverSession", "ViewerFacts"]
 
 #: Layers that one session may declare: placement by name needs far fewer.
 MAX_LAYERS = 65_536
+#: Bounds of one report, so that it fits into a packet of the side lane: numbers of each kind,
+#: failures, and characters of a failure's reason.
+MAX_REPORTED = 4096
+MAX_FAILURES = 16
+MAX_REASON = 1000
 #: Items of one session that may arrive in parts at the same time.
 MAX_PARTIAL = 64
 
@@ -209,24 +214,25 @@ class ReceiverSession:
     def failed(self, seq: int, reason: str) -> None:
         """The item can't be shown; what still arrives of it is thrown away."""
         self._partial.pop(seq, None)
-        self._failed.append(Failure(seq, reason[:4096]))
+        self._failed.append(Failure(seq, reason[:MAX_REASON]))
 
     def released(self, lease: int) -> None:
         """A part of an item that is still arriving is copied out."""
         self._released.append(lease)
 
     def report(self) -> Report | None:
-        """Everything that waits to be told, as one message; None if there is nothing."""
+        """What waits to be told, as one message of bounded size; None if there is nothing.
+
+        Call it until it gives None: nearly always everything fits into the first.
+        """
         if not (self._received or self._displayed or self._failed or self._released):
             return None
-        report = Report(
-            tuple(self._received),
-            tuple(self._displayed),
-            tuple(self._failed),
-            tuple(self._released),
+        return Report(
+            _take(self._received, MAX_REPORTED),
+            _take(self._displayed, MAX_REPORTED),
+            _take(self._failed, MAX_FAILURES),
+            _take(self._released, MAX_REPORTED),
         )
-        self._received, self._displayed, self._failed, self._released = [], [], [], []
-        return report
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -323,6 +329,15 @@ class ReceiverSession:
         self.phase = ReceiverPhase.CLOSED
         self._partial.clear()
         return [Ended(error)]
+
+
+_T = TypeVar("_T")
+
+
+def _take(waiting: list[_T], most: int) -> tuple[_T, ...]:
+    taken = tuple(waiting[:most])
+    del waiting[:most]
+    return taken
 
 
 def _same(shown: str, expected: str) -> bool:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, get_args
 
-from openhcs_stream.errors import InvalidItem
-from openhcs_stream.messages import Kind, LayerSpec, Mode, canonical_component
+from openhcs_stream.errors import InvalidItem, ProtocolViolation
+from openhcs_stream.messages import (
+    Kind,
+    LayerDeclared,
+    LayerSpec,
+    Mode,
+    canonical_component,
+    decode,
+    encode,
+)
 from openhcs_stream.stream._payload import as_pixel_size
 
 if TYPE_CHECKING:
@@ -128,6 +136,13 @@ class LayerBook:
             visible=given.visible,
             images_dir=given.images_dir,
         )
+        try:
+            decode(encode(LayerDeclared(0, spec)))
+        except ProtocolViolation as error:
+            raise InvalidItem(
+                f"the settings of {kind} {name!r} can't be sent: {error.what}",
+                cure="Use short texts, plain numbers and at most 32 components.",
+            ) from error
         present = {*components, *(_COMPONENT_OF_AXIS.get(each, each.lower()) for each in axes)}
         for label, welcome in viewers:
             _check_viewer(spec, present, label, welcome)

@@ -33,6 +33,10 @@ __all__ = [
 Place: TypeAlias = Mapping[str, PlaceValue]
 InfoValue: TypeAlias = str | int | float | bool | None
 
+#: What one item's metadata may have, so that its descriptor fits into a packet.
+MAX_METADATA = 16_384
+MAX_METADATA_ENTRIES = 256
+
 _DEFAULT_AXES = ("", "X", "YX", "ZYX", "CZYX", "TCZYX", "ATCZYX", "BATCZYX", "EBATCZYX")
 _DLPACK_HOST = (1, 3)  # kDLCPU and kDLCUDAHost, DLPack's dlpack.h
 _COMPONENT_OF_AXIS = {"T": "time", "Z": "z", "C": "channel"}
@@ -332,6 +336,13 @@ def as_info(metadata: Any) -> dict[str, InfoValue]:
                 cure="Use text, numbers, booleans or None, under names that are text.",
             )
         info[name] = plain
+    nbytes = sum(len(str(part)) for pair in info.items() for part in pair)
+    if nbytes > MAX_METADATA or len(info) > MAX_METADATA_ENTRIES:
+        raise InvalidItem(
+            f"metadata has {len(info)} entries of {nbytes} characters.",
+            cure=f"Send at most {MAX_METADATA_ENTRIES} of {MAX_METADATA} in all: name a file "
+            "instead of sending what is in it.",
+        )
     return info
 
 

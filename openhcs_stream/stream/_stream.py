@@ -164,7 +164,7 @@ class Stream:
             raise InvalidItem(
                 f"when_full={when_full!r} is no policy.", cure='Use "block" or "drop".'
             )
-        self.name = name or f"{_program()} {os.getpid()}"
+        self.name = (name or f"{_program()} {os.getpid()}")[:256]
         self.timeout_s = timeout_s
         self._layers = LayerBook(
             source=source, modes=modes or {}, order=order, pixel_size=pixel_size, unit=unit

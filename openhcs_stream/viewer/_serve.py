@@ -48,6 +48,7 @@ from openhcs_stream.protocol import (
     Answer,
     Ended,
     MapArena,
+    Opened,
     ReceiverPhase,
     ReceiverSession,
     SendControl,
@@ -576,6 +577,8 @@ class Receiver:
                     peer.send_control(message)
                 case Answer(request=request):
                     self._take_request(peer, request)
+                case Opened():
+                    logger.debug("session with %r opened", peer.label)
                 case Ended(error=error):
                     if error is not None:
                         logger.info("%s", error)

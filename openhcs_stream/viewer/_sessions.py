@@ -96,8 +96,7 @@ class Peer:
 
     def send_report(self) -> None:
         """Tell the sender whatever waits to be told."""
-        report = self.session.report()
-        if report is not None:
+        while (report := self.session.report()) is not None:
             self._send(self.side or self.control, encode(report))
 
     def flush(self) -> None:

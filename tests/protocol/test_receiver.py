@@ -38,6 +38,7 @@ from openhcs_stream.messages import (
     Report,
     Request,
     Welcome,
+    encode,
 )
 from openhcs_stream.protocol import (
     Answer,
@@ -298,8 +299,23 @@ def test_everything_that_waits_is_told_in_one_report() -> None:
     receiver.displayed(1)
     receiver.failed(2, "x" * 5000)
     receiver.released(90)
-    assert receiver.report() == Report((1, 2), (1,), (Failure(2, "x" * 4096),), (90,))
+    assert receiver.report() == Report((1, 2), (1,), (Failure(2, "x" * 1000),), (90,))
     assert receiver.report() is None
+
+
+def test_a_report_fits_into_a_packet_however_much_waits() -> None:
+    receiver = session()
+    for seq in range(10_000):
+        receiver.received(2**52 + seq)
+    for seq in range(40):
+        receiver.failed(seq, "\N{WORRIED FACE}" * 5000)
+    received, failed = [], []
+    while (report := receiver.report()) is not None:
+        assert len(encode(report)) < 128 << 10
+        received += report.received
+        failed += report.failed
+    assert received == [2**52 + seq for seq in range(10_000)]
+    assert [failure.seq for failure in failed] == list(range(40))
 
 
 @pytest.mark.parametrize("fact", ["received", "displayed", "released"])

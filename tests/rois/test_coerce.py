@@ -54,7 +54,6 @@ def shapely(*interiors: object) -> SimpleNamespace:
         SimpleNamespace(geoms=[shapely()]),
         np.array([ROI, None], object)[:1],
     ],
-    ids=lambda value: type(value).__name__,
 )
 def test_one_triangle(given: Any) -> None:
     assert coerce(given) == [ROI]
@@ -95,7 +94,6 @@ def test_openhcs_objects_without_a_label() -> None:
         (shapely(object()), "has holes"),
         (b"PK", "no ImageJ ROI"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_roi(given: Any, told: str) -> None:
     with pytest.raises(InvalidItem, match=told):

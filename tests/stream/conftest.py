@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from openhcs_stream import discovery
 from openhcs_stream.viewer import TICK_S, MemoryViewer, Receiver
 
 if TYPE_CHECKING:
@@ -82,3 +84,5 @@ def viewer_process() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+    # Whoever looks for viewers next removes the files of those that were killed.
+    assert all(each.pid == os.getpid() for each in discovery.endpoints())

@@ -199,7 +199,7 @@ def test_metadata_is_plain() -> None:
     info = as_info({"path": "a.tif", "gain": np.float32(0.5), "on": True, "none": None})
     assert info == {"path": "a.tif", "gain": 0.5, "on": True, "none": None}
     assert type(info["gain"]) is float
-    for bad in ({"a": [1]}, {1: "a"}):
+    for bad in ({"a": [1]}, {1: "a"}, {"a": "b" * 20_000}, {str(i): i for i in range(300)}):
         with pytest.raises(InvalidItem, match="metadata has"):
             as_info(bad)
 

@@ -230,6 +230,8 @@ BAD_IMAGES: list[tuple[str, Any, dict[str, Any], str]] = [
     ("limits", np.zeros((4, 4)), {"contrast_limits": (5, 1)}, r"\(5, 1\)"),
     ("pixel-size", np.zeros((4, 4)), {"pixel_size": -1}, "pixel_size=-1"),
     ("metadata", np.zeros((4, 4)), {"metadata": {"a": []}}, "metadata"),
+    ("source", np.zeros((4, 4)), {"source": "x" * 5000}, "settings of image 'image'"),
+    ("modes", np.zeros((4, 4)), {"modes": {"z": "heap"}}, "z='heap'"),
 ]
 
 
@@ -246,6 +248,26 @@ def test_bad_input_is_refused_and_the_next_call_works(
             stream.image(image, **keywords)
         assert stream.status()[0].sent == 0
         stream.image(np.zeros((4, 4)), name="next").wait()
+
+
+class Gloomy(MemoryViewer):
+    """A viewer that can't show anything, and says why at length."""
+
+    def show_layer(self, layer: SceneLayer, arrived: Sequence[Coords]) -> None:
+        raise RuntimeError("\N{WORRIED FACE}" * 2000)
+
+
+def test_many_failures_with_long_reasons_are_all_told(serve_here: Callable[..., Served]) -> None:
+    served = serve_here(Gloomy())
+    with openhcs_stream.connect(served.address) as stream:
+        with stream.batch():
+            receipts = [
+                stream.image(np.zeros((4, 4)), name="it", place={"z": z}) for z in range(200)
+            ]
+        with pytest.raises(ItemFailed, match="200 of the items"):
+            stream.flush()
+        assert {receipt.state for receipt in receipts} == {"failed"}
+        assert stream.request("status")["streams"][0]["failed"] == 200
 
 
 def test_float_labels_are_refused(stream: Stream) -> None:

@@ -57,6 +57,8 @@ class NapariModelViewer(Viewer):
         #: What the camera was fitted to: nothing, a list of coordinates, an image. A view that
         #: holds layers of its owner is never fitted.
         self._fitted = "owner" if len(model.layers) else ""
+        #: The camera, and the size of the canvas, as we left them; None: the user has moved it.
+        self._fitted_view: tuple[Any, ...] | None = None
         # "last": napari's own handlers, which correct the sliders, come first.
         model.dims.events.current_step.connect(self._on_moved, position="last")
         model.dims.events.ndisplay.connect(self._on_moved, position="last")
@@ -203,7 +205,25 @@ class NapariModelViewer(Viewer):
         wanted = "image" if raster else "list"
         if self._fitted not in ("owner", "image", wanted):
             self._fitted = wanted
-            self.model.reset_view()
+            self._fit_view()
+
+    def _fit_view(self) -> None:
+        self.model.reset_view()
+        self._fitted_view = self._camera(), tuple(self.model.canvas.size)
+
+    def _fit_view_again(self) -> None:
+        """New sliders make the canvas smaller; while nobody moved the camera, it follows."""
+        if self._fitted_view is None:
+            return
+        camera, size = self._fitted_view
+        if self._camera() != camera:
+            self._fitted_view = None  # from now on it is the user's
+        elif tuple(self.model.canvas.size) != size:
+            self._fit_view()
+
+    def _camera(self) -> tuple[Any, ...]:
+        camera = self.model.scene.camera
+        return tuple(camera.center), camera.zoom, tuple(camera.angles)
 
     def _index_for(self, new: Shown) -> int:
         """Where in napari's list: after ours of its kind, or of the nearest kind below."""

@@ -108,6 +108,7 @@ class NapariWindowViewer(NapariModelViewer):
                 self._stopping.set()
             if not self._stopping.is_set():
                 tick()
+                self._fit_view_again()
         # An exception that leaves a Qt slot ends the process: keep it for `run` to raise.
         except BaseException as error:
             if self._own:

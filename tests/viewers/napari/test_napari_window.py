@@ -281,3 +281,21 @@ def test_the_widget_says_why_it_can_not_start(dock: Any) -> None:
     dock.start()
     assert dock.receiver is None
     assert "not / a name" in dock._address.text()
+
+
+def test_new_sliders_make_the_canvas_smaller_and_the_picture_still_fits(window: Stage) -> None:
+    viewer = window.viewer
+    canvas = viewer.model.canvas
+    window.show((IMAGE, ("A01",), np.full((400, 400), 200, "u1")))
+    before = tuple(canvas.size)
+    window.show((IMAGE, ("A02",), np.full((400, 400), 200, "u1")))
+    until(lambda: tuple(canvas.size) != before)
+    viewer._fit_view_again()
+    height, width = canvas.size
+    assert 400 * viewer.model.scene.camera.zoom < min(height, width)
+    viewer.model.scene.camera.zoom = 9.5  # the user's
+    viewer._fit_view_again()
+    viewer.model.window._qt_window.resize(1000, 600)
+    until(lambda: tuple(canvas.size) != (height, width))
+    viewer._fit_view_again()
+    assert viewer.model.scene.camera.zoom == 9.5
