@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import socket
 import subprocess
@@ -34,14 +36,21 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def free_port() -> int:
+    """A free port below those that the system gives out: nobody else gets it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 class Running:
     """A memory viewer that is being served, and stopped at the end."""
 
     def __init__(self) -> None:
         self.viewer = MemoryViewer()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.receiver = Receiver(self.viewer, port=self.port)
         self.receiver.start()
         self._thread = threading.Thread(target=self.viewer.run, args=(self.receiver.tick, 0.01))
