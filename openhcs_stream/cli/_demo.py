@@ -42,7 +42,8 @@ SITES = 2
 DEPTH = 3
 #: What a worker sends for each z plane: raw and filtered of each channel, labels, outlines.
 ITEMS_PER_PLANE = 2 * len(CHANNELS) + 2
-SCREENSHOT = "openhcs-stream-demo.png"
+#: What is shown where, by what the user asks for; any other viewer is shown alone.
+_BOTH = ("napari", "fiji")
 
 #: For a picture of the whole window, large enough for the sliders and the layer list.
 _OPTIONS = {"napari": ("--option", "screenshot=window", "--option", "size=1280x860")}
@@ -56,7 +57,12 @@ _END_S = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``openhcs-stream demo``."""
-    parser.add_argument("viewer", nargs="?", default="napari", help="default: napari")
+    parser.add_argument(
+        "viewer",
+        nargs="?",
+        default="napari",
+        help="napari (the default), fiji, or both: every worker then feeds both at once",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the viewer open at the end")
     parser.add_argument(
         "--out",
@@ -87,12 +93,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     folder: Path = args.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    screenshot = folder / SCREENSHOT
-    screenshot.unlink(missing_ok=True)  # an older one is not this run's
+    kinds = _BOTH if args.viewer == "both" else (args.viewer,)
+    pictures = {kind: folder / f"openhcs-stream-demo-{kind}.png" for kind in kinds}
+    for picture in pictures.values():
+        picture.unlink(missing_ok=True)  # an older one is not this run's
     fields = [(well, site) for well in well_names(args.wells) for site in range(1, SITES + 1)]
     board = Board(
         [Row(f"worker {number}") for number in range(1, args.workers + 1)],
-        expected=len(fields) * DEPTH * ITEMS_PER_PLANE,
+        expected=len(fields) * DEPTH * ITEMS_PER_PLANE * len(kinds),
     )
     problems: list[str] = []
     with (
@@ -102,41 +110,46 @@ def run(args: argparse.Namespace) -> int:
         print(f"making a plate of {args.wells} wells x {SITES} sites x {len(CHANNELS)} channels "
               f"x {DEPTH} z from real images", flush=True)  # fmt: skip
         make_plate(Path(plate), wells=args.wells, sites=SITES, depth=DEPTH)
-        print(f"starting {args.viewer}", flush=True)
-        with _own_viewer(args.viewer, keep=args.keep) as viewer:
-            print(f"streaming to {viewer.name} from {args.workers} worker processes", flush=True)
+        print(f"starting {' and '.join(kinds)}", flush=True)
+        with contextlib.ExitStack() as running:
+            viewers = [running.enter_context(_own_viewer(kind, keep=args.keep)) for kind in kinds]
+            names = " and ".join(viewer.name for viewer in viewers)
+            print(f"streaming to {names} from {args.workers} worker processes", flush=True)
             board.started = time.monotonic()
-            with Progress(board) as progress, _Crew(board, viewer, Path(plate)) as crew:
+            with Progress(board) as progress, _Crew(board, viewers, Path(plate)) as crew:
                 problems += crew.work(fields, progress)
                 seconds = time.monotonic() - board.started
-            try:
-                _take_screenshot(viewer, screenshot)
-            except StreamError as error:
-                problems.append(f"no screenshot: {error}")
-    return _conclude(args, board, seconds, screenshot, problems)
+            for viewer in viewers:
+                try:
+                    _take_screenshot(viewer, pictures[viewer.viewer])
+                except StreamError as error:
+                    problems.append(f"no screenshot: {error}")
+    return _conclude(args, board, seconds, list(pictures.values()), problems)
 
 
 def _conclude(
     args: argparse.Namespace,
     board: Board,
     seconds: float,
-    screenshot: Path,
+    pictures: list[Path],
     problems: list[str],
 ) -> int:
     total = board.total
     if not board.is_complete:
         problems.append(f"{total.displayed} of {board.expected} items were displayed.")
-    has_screenshot = screenshot.exists()
-    if has_screenshot:
-        print(f"screenshot: {screenshot}")
+    taken = [str(picture) for picture in pictures if picture.exists()]
+    for picture in taken:
+        print(f"screenshot: {picture}")
     if not problems:
         print(f"all {total.displayed} items were displayed, in {seconds:.1f} s")
     for problem in problems:
         print(f"openhcs-stream demo: {problem}", file=sys.stderr)
     sys.stderr.flush()
     if args.json:
-        path = str(screenshot) if has_screenshot else None
-        print(json.dumps(asdict(total) | {"screenshot": path}), flush=True)
+        found: dict[str, Any] = {"screenshot": taken[0] if taken else None}
+        if len(pictures) > 1:
+            found["screenshots"] = taken
+        print(json.dumps(asdict(total) | found), flush=True)
     return 1 if problems else 0
 
 
@@ -180,7 +193,7 @@ def _own_viewer(kind: str, *, keep: bool) -> Iterator[Endpoint]:
     """A viewer for this run alone: the user's own ones are left in peace."""
     viewer = discovery.launch(
         kind,
-        name=f"demo-{os.getpid()}",
+        name=f"demo-{kind}-{os.getpid()}",
         timeout_s=_START_S,
         options=_OPTIONS.get(kind, ()),
     )
@@ -243,13 +256,15 @@ def _take_screenshot(viewer: Endpoint, path: Path) -> None:
 class _Worker:
     """One worker process; what it says arrives in the crew's queue."""
 
-    def __init__(self, row: Row, viewer: Endpoint, plate: Path, heard: queue.Queue[Any]) -> None:
+    def __init__(
+        self, row: Row, viewers: list[Endpoint], plate: Path, heard: queue.Queue[Any]
+    ) -> None:
         self.row = row
         self.is_at_work = True
         self._log = plate / f"{row.name}.log"
         command = [
             sys.executable, "-P", "-m", "openhcs_stream.cli._demo_worker",
-            "--viewer", viewer.name, "--name", row.name, "--plate", str(plate),
+            "--name", row.name, "--plate", str(plate), *(viewer.name for viewer in viewers),
         ]  # fmt: skip
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -298,16 +313,16 @@ class _Worker:
 class _Crew:
     """The worker processes: share the fields among them, by whoever is ready first."""
 
-    def __init__(self, board: Board, viewer: Endpoint, plate: Path) -> None:
+    def __init__(self, board: Board, viewers: list[Endpoint], plate: Path) -> None:
         self._heard: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
         self._workers: list[_Worker] = []
-        self._arguments = (board.rows, viewer, plate)
+        self._arguments = (board.rows, viewers, plate)
 
     def __enter__(self) -> _Crew:
-        rows, viewer, plate = self._arguments
+        rows, viewers, plate = self._arguments
         try:
             for row in rows:
-                self._workers.append(_Worker(row, viewer, plate, self._heard))
+                self._workers.append(_Worker(row, viewers, plate, self._heard))
         except BaseException:
             self.__exit__()
             raise

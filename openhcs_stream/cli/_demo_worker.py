@@ -56,7 +56,7 @@ class _Reporter:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker; returns the process's exit status."""
     parser = argparse.ArgumentParser(prog="python -m openhcs_stream.cli._demo_worker")
-    parser.add_argument("--viewer", required=True, help="the name of the running viewer")
+    parser.add_argument("viewers", nargs="+", help="names of the running viewers")
     parser.add_argument("--name", required=True, help="what this worker is called")
     parser.add_argument("--plate", required=True, type=Path, help="folder of the plate's images")
     args = parser.parse_args(arguments)
@@ -64,15 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     report = _Reporter()
     try:
-        _work(args.viewer, args.name, args.plate, report)
+        _work(args.viewers, args.name, args.plate, report)
     except (StreamError, OSError) as error:
         report.say("error", what=str(error))
         return 1
     return 0
 
 
-def _work(viewer: str, name: str, plate: Path, report: _Reporter) -> None:
-    with connect(viewer, name=name, source="demo", launch=False) as stream:
+def _work(viewers: list[str], name: str, plate: Path, report: _Reporter) -> None:
+    with connect(viewers, name=name, source="demo", launch=False) as stream:
         finished = threading.Event()
 
         def tell_counts() -> None:
@@ -98,9 +98,14 @@ def _work(viewer: str, name: str, plate: Path, report: _Reporter) -> None:
 
 
 def _counts(stream: Stream) -> Counts:
-    """Of this stream's queues; here there is one."""
-    status = stream.status()[0]
-    return Counts(status.sent, status.received, status.displayed, status.failed, status.dropped)
+    """Of this stream's queues, one for each viewer."""
+    return sum(
+        (
+            Counts(queue.sent, queue.received, queue.displayed, queue.failed, queue.dropped)
+            for queue in stream.status()
+        ),
+        Counts(),
+    )
 
 
 def process_field(stream: Stream, plate: Path, well: str, site: int) -> None:

@@ -12,7 +12,7 @@ import os
 import select
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from openhcs_stream.errors import StreamError, ViewerLost, ViewerUnreachable
@@ -95,15 +95,16 @@ class LinkGroup:
         finally:
             self._leader.release()
 
-    @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self) -> AbstractContextManager[object]:
         """The lock, and the lead first where a viewer's data goes through its ZeroMQ socket."""
         if any(link.needs_leader and link.is_open for link in self.links):
-            with self.leading(), self.lock:
-                yield
-        else:
-            with self.lock:
-                yield
+            return self._leading_with_lock()
+        return self.lock
+
+    @contextmanager
+    def _leading_with_lock(self) -> Iterator[None]:
+        with self.leading(), self.lock:
+            yield
 
     def pump(self, timeout_s: float) -> None:
         """Take in what the viewers report; wait for something up to `timeout_s`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -94,21 +95,17 @@ def _through_dlpack(data: Any) -> npt.NDArray[Any]:
         return np.asarray(data)
 
 
-def default_axes(array: npt.NDArray[Any]) -> str:
+def default_axes(shape: tuple[int, ...], *, is_uint8: bool) -> str:
     """The axes that an array without declared axes most likely has.
 
     ``YX``, ``ZYX``, ``CZYX``, ``TCZYX``, then A, B, E in front; a (Y, X, 3 or 4) uint8 array that
     is larger than 4 pixels on both sides is taken as RGB(A), ``YXS``.
     """
-    shape = array.shape
-    if array.ndim == 3 and array.dtype == np.uint8 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
+    if len(shape) == 3 and is_uint8 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
         return "YXS"
-    if array.ndim > MAX_NDIM:
-        raise InvalidItem(
-            f"an array of {array.ndim} dimensions, shape {shape}, can't be shown.",
-            cure=f"Send at most {MAX_NDIM} dimensions; index or reshape it first.",
-        )
-    return _DEFAULT_AXES[array.ndim]
+    if len(shape) > MAX_NDIM:
+        raise _too_many(shape)
+    return _DEFAULT_AXES[len(shape)]
 
 
 def with_axes(array: npt.NDArray[Any], axes: Any) -> tuple[npt.NDArray[Any], str]:
@@ -133,51 +130,63 @@ def with_axes(array: npt.NDArray[Any], axes: Any) -> tuple[npt.NDArray[Any], str
         Unknown or repeated letters, a wrong number of them, an empty array, no Y or X, or S that
         is not 3 or 4 samples.
     """
-    if axes is None:
-        axes = default_axes(array)
-    if not isinstance(axes, str):
+    if not isinstance(axes, str | None):
         raise InvalidItem(
             f"axes={axes!r} is no text.", cure='Write one letter per dimension: axes="ZYX".'
         )
+    ordered, order = _plan_axes(array.shape, axes, array.dtype == np.uint8)
+    return (array if order is None else array.transpose(order)), ordered
+
+
+@lru_cache(maxsize=1024)
+def _plan_axes(
+    shape: tuple[int, ...], axes: str | None, is_uint8: bool
+) -> tuple[str, tuple[int, ...] | None]:
+    """The axes in order, and how to transpose to them; remembered, as images come in series."""
+    if axes is None:
+        axes = default_axes(shape, is_uint8=is_uint8)
     unknown = sorted(set(axes) - set(AXES))
     if unknown:
         raise InvalidItem(
             f"axes={axes!r} has unknown letters {', '.join(map(repr, unknown))}.",
             cure=f"Use capital letters of {AXES}: T time, C channel, Z, Y, X, S samples (RGB).",
         )
-    if len(axes) != array.ndim:
+    if len(axes) != len(shape):
         raise InvalidItem(
-            f"axes={axes!r} names {len(axes)} axes, the array has {array.ndim}: {array.shape}.",
+            f"axes={axes!r} names {len(axes)} axes, the array has {len(shape)}: {shape}.",
             cure="Give one letter per dimension, or leave axes out.",
         )
     if len(set(axes)) != len(axes):
         raise InvalidItem(f"axes={axes!r} names an axis twice.", cure="Use each letter once.")
-    if array.ndim > MAX_NDIM:
+    if len(shape) > MAX_NDIM:
+        raise _too_many(shape)
+    if 0 in shape:
         raise InvalidItem(
-            f"an array of {array.ndim} dimensions, shape {array.shape}, can't be shown.",
-            cure=f"Send at most {MAX_NDIM} dimensions; index or reshape it first.",
-        )
-    if array.size == 0:
-        raise InvalidItem(
-            f"an array of shape {array.shape} has no pixels.",
+            f"an array of shape {shape} has no pixels.",
             cure="Send at least one pixel, or nothing.",
         )
     tail = "".join(letter for letter in "YXS" if letter in axes)
-    if array.ndim >= 2 and not ("Y" in axes and "X" in axes):
+    if len(shape) >= 2 and not ("Y" in axes and "X" in axes):
         raise InvalidItem(
             f"axes={axes!r} has no {'Y' if 'X' in axes else 'X'}.",
             cure="Name the two axes of the picture Y and X.",
         )
-    if "S" in axes and array.shape[axes.index("S")] not in (3, 4):
+    if "S" in axes and shape[axes.index("S")] not in (3, 4):
         raise InvalidItem(
-            f"axes={axes!r} has {array.shape[axes.index('S')]} samples (S) per pixel.",
+            f"axes={axes!r} has {shape[axes.index('S')]} samples (S) per pixel.",
             cure="S is RGB or RGBA, 3 or 4 samples; use C for channels.",
         )
-    if not axes.endswith(tail):
-        order = "".join(letter for letter in axes if letter not in tail) + tail
-        array = array.transpose([axes.index(letter) for letter in order])
-        axes = order
-    return array, axes
+    if axes.endswith(tail):
+        return axes, None
+    order = "".join(letter for letter in axes if letter not in tail) + tail
+    return order, tuple(axes.index(letter) for letter in order)
+
+
+def _too_many(shape: tuple[int, ...]) -> InvalidItem:
+    return InvalidItem(
+        f"an array of {len(shape)} dimensions, shape {shape}, can't be shown.",
+        cure=f"Send at most {MAX_NDIM} dimensions; index or reshape it first.",
+    )
 
 
 def as_table(data: Any, *, kind: Kind, axes: str | None) -> tuple[npt.NDArray[np.float64], str]:
@@ -255,35 +264,47 @@ def as_place(place: Any, axes: str) -> dict[str, PlaceValue]:
             f"place={place!r} is no mapping.",
             cure='Write it as {"well": "A01", "site": 1, "channel": "DAPI", "z": 3, "time": 0}.',
         )
+    components = _plan_place(tuple(place), axes)
+    return {
+        component: value if type(value) is str and 0 < len(value) <= 256 else _as_value(name, value)
+        for component, (name, value) in zip(components, place.items(), strict=True)
+    }
+
+
+@lru_cache(maxsize=1024)
+def _plan_place(names: tuple[Any, ...], axes: str) -> tuple[str, ...]:
+    """The canonical names of a place's components; remembered, as places come in series."""
     own = {_COMPONENT_OF_AXIS.get(letter, letter.lower()): letter for letter in axes}
-    checked: dict[str, PlaceValue] = {}
-    for name, value in place.items():
+    components: list[str] = []
+    for name in names:
         if not isinstance(name, str) or not name or len(name) > 64:
             raise InvalidItem(
                 f"place has a component named {name!r}.", cure='Name components by text: "well".'
             )
         component = canonical_component(name)
-        if component in checked:
+        if component in components:
             raise InvalidItem(
-                f"place={dict(place)!r} gives {component!r} twice.", cure="Give each once."
+                f"a place with {', '.join(map(repr, names))} gives {component!r} twice.",
+                cure="Give each once.",
             )
         if component in own:
             raise InvalidItem(
-                f"place gives {name}={value!r}, and the array has an axis "
-                f"{own[component]} of its own.",
+                f"place gives {name!r}, and the array has an axis {own[component]} of its own.",
                 cure=f"Leave {name!r} out of the place, or send one plane.",
             )
-        checked[component] = _as_value(name, value)
-    return checked
+        components.append(component)
+    return tuple(components)
 
 
 def _as_value(name: str, value: Any) -> PlaceValue:
-    if isinstance(value, str):
-        if len(value) <= 256 and value:
-            return value
-    elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        if -(2**53) <= value <= 2**53:
-            return int(value)
+    if (
+        isinstance(value, int | np.integer)
+        and not isinstance(value, bool)
+        and -(2**53) <= value <= 2**53
+    ):
+        return int(value)
+    if isinstance(value, str) and 0 < len(value) <= 256:
+        return str(value)
     raise InvalidItem(
         f"place gives {name}={value!r} ({type(value).__name__}).",
         cure="Use whole numbers or short text.",
