@@ -457,7 +457,7 @@ class PixelPool:
 
     def retired(self) -> tuple[int, ...]:
         """Return the numbers of the arenas that were retired since the last call."""
-        if not self._retired:  # asked for each message, and rarely the case
+        if not self._retired and self._unusable is None:  # asked for each message, rarely the case
             return ()
         with self._usable():
             retired = tuple(self._retired)
