@@ -292,7 +292,15 @@ def _per_unit(page: Any, name: str) -> float:
 
 
 def _our_letters(axes: str) -> str:
-    """tifffile's letters, without repetitions; D, J and O are not ours."""
+    """tifffile's letters, without repetitions; D, J and O are not ours.
+
+    Q and I mean that the file does not say what the axis is: as ImageJ does, the last such axis
+    is taken for Z, where there is no other.
+    """
+    if "Z" not in axes:
+        unknown = max(axes.rfind("Q"), axes.rfind("I"))
+        if unknown >= 0:
+            axes = f"{axes[:unknown]}Z{axes[unknown + 1 :]}"
     free = iter("QIABEFGHKLMNPRUVW")
     seen: list[str] = []
     for letter in axes:

@@ -13,7 +13,7 @@ ENTRY_POINTS = "openhcs_stream.viewers"
 
 _HOW = {
     "napari": "Install napari with `pip install 'openhcs-stream[napari]'`.",
-    "fiji": "Fiji is planned for a later version of openhcs-stream.",
+    "fiji": "Install it with `pip install 'openhcs-stream[fiji]'`.",
 }
 _OTHERS = (
     f"Packages add viewers by the entry point group {ENTRY_POINTS!r}; "
