@@ -51,6 +51,7 @@ class NapariModelViewer(Viewer):
         self._view = View()
         self._shown: dict[LayerKey, Shown] = {}
         self._busy = 0
+        self._closed = False
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._anchor: Any = None
@@ -82,7 +83,10 @@ class NapariModelViewer(Viewer):
         self._wake.set()  # nothing is drawn, so there is no display rate to wait for
 
     def close(self) -> None:
-        """Let go of the model: it stays as it is and is not followed any more."""
+        """Let go of the model: it stays as it is and is not followed any more. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         dims, layers = self.model.dims.events, self.model.layers.events
         for emitter in (dims.current_step, dims.ndisplay, dims.order):
             emitter.disconnect(self._on_moved)
@@ -197,7 +201,7 @@ class NapariModelViewer(Viewer):
         shown = make(layer, self._view, arrived, self._shown.values())
         layers = self.model.layers
         chosen = layers.selection.active
-        layers.insert(self._index_for(shown), shown.native)
+        self._insert(shown)
         if chosen is not None:  # a new layer must not take a person's tool out of their hand
             layers.selection.active = chosen
         self._shown[layer.key] = shown
@@ -224,6 +228,19 @@ class NapariModelViewer(Viewer):
     def _camera(self) -> tuple[Any, ...]:
         camera = self.model.scene.camera
         return tuple(camera.center), camera.zoom, tuple(camera.angles)
+
+    def _insert(self, shown: Shown) -> None:
+        layers = self.model.layers
+        try:
+            layers.insert(self._index_for(shown), shown.native)
+        except BaseException:
+            # What can't be drawn is in the list, and would break each later draw.
+            if shown.native in layers:
+                try:
+                    layers.remove(shown.native)
+                except (KeyError, ValueError) as error:  # it never got as far as the canvas
+                    _log.debug("a layer that failed was half there: %r", error)
+            raise
 
     def _index_for(self, new: Shown) -> int:
         """Where in napari's list: after ours of its kind, or of the nearest kind below."""
@@ -264,13 +281,17 @@ class NapariModelViewer(Viewer):
         """Length of a step of each slider in napari's world."""
         return self._view.scale(())[: len(self._view.axes)]
 
-    def _sync_sliders(self) -> None:
-        """Make napari's sliders those of the scene, at the place where the user looks."""
+    def _sync_sliders(self, *, anchor: bool = True) -> None:
+        """Make napari's sliders those of the scene, at the place where the user looks.
+
+        Without `anchor`, only as far as the layers that are there have them.
+        """
         dims, axes = self.model.dims, self._view.axes
         if not self._shown:
             return
-        self._set_anchor()
-        if not axes:
+        if anchor:
+            self._set_anchor()
+        if not axes or self._first_dim() < 0:
             return
         first, steps = self._first_dim(), self._steps()
         ranges, point = list(dims.range), list(dims.point)
@@ -348,7 +369,8 @@ class NapariModelViewer(Viewer):
         if self._busy:
             return
         with self._quiet():
-            self._sync_sliders()
+            # No anchor: who empties the list would find a new layer in it, for ever.
+            self._sync_sliders(anchor=False)
         self._on_moved()
 
     def _write_place(self) -> None:
@@ -374,9 +396,13 @@ class NapariModelViewer(Viewer):
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """While we move things ourselves, napari's events about it are not the user's doing."""
+        """While we move things ourselves, napari's events about it are not the user's doing.
+
+        Values that float32, napari's widest texture, does not hold become infinite without a word.
+        """
         self._busy += 1
         try:
-            yield
+            with np.errstate(over="ignore", invalid="ignore"):
+                yield
         finally:
             self._busy -= 1

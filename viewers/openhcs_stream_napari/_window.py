@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from openhcs_stream.viewer import Coords, SceneLayer
+    from openhcs_stream.viewer import Axis, Coords, SceneLayer
 
 __all__ = ["NapariWindowViewer"]
 
@@ -47,6 +47,8 @@ class NapariWindowViewer(NapariModelViewer):
         self._timer: Any = None
         self._loop: Any = None
         self._removed = False
+        self._widen_in = 0
+        model.dims.events.ndisplay.connect(self._on_ndisplay)
         self._ticking = False
         self._failure: BaseException | None = None
 
@@ -108,6 +110,7 @@ class NapariWindowViewer(NapariModelViewer):
                 self._stopping.set()
             if not self._stopping.is_set():
                 tick()
+                self._widen_labels()
                 self._fit_view_again()
         # An exception that leaves a Qt slot ends the process: keep it for `run` to raise.
         except BaseException as error:
@@ -140,8 +143,8 @@ class NapariWindowViewer(NapariModelViewer):
         """Stop, and close the window where it is ours. May be called more than once."""
         self._stopping.set()
         self._end_timer()
-        if self._shown:
-            super().close()
+        self.model.dims.events.ndisplay.disconnect(self._on_ndisplay)
+        super().close()
         if self._own:
             self._close_window()
 
@@ -161,8 +164,50 @@ class NapariWindowViewer(NapariModelViewer):
 
     # --- showing ------------------------------------------------------------------------------
 
+    def set_axes(self, axes: tuple[Axis, ...]) -> None:
+        super().set_axes(axes)
+        self._widen_in = 2  # ticks: Qt lays new sliders out in between
+
+    def _on_ndisplay(self, event: object = None) -> None:
+        self._widen_in = 2  # napari has set the labels' width anew
+
+    def _widen_labels(self, *, now: bool = False) -> None:
+        """Give the sliders' labels the room that their longest value needs.
+
+        napari gives them a fifth of the first slider's width, at the moment when sliders are made:
+        next to none where they are not laid out yet, or where the first is hidden since it has one
+        value, and "site: 1" is cut to "sit".
+        """
+        if not self._widen_in:
+            return
+        self._widen_in = 0 if now else self._widen_in - 1
+        if self._widen_in:
+            return
+        try:
+            # napari has no public word for its sliders.
+            sliders = self.model.window._qt_viewer.dims.slider_widgets  # noqa: SLF001
+        except AttributeError:
+            return
+        longest = [self._longest_label(axis) for axis in self._view.axes]
+        shown = [slider for slider in sliders if slider.isVisible()]
+        for slider in shown:
+            label = slider.axis_label
+            metrics = label.fontMetrics()
+            width = max(metrics.horizontalAdvance(text) for text in [label.text(), *longest])
+            room = width + 4 * metrics.averageCharWidth()
+            label.setFixedWidth(min(room, max(slider.width() // 3, 48)))
+
+    @staticmethod
+    def _longest_label(axis: Axis) -> str:
+        return (
+            f"{axis.component}: {max((str(value) for value in axis.values), key=len, default='')}"
+        )
+
     def screenshot(self) -> npt.NDArray[np.uint8]:
         self._pass_events()  # layers that were added in this tick are drawn
+        if self._widen_in:
+            self._widen_labels(now=True)
+            self._pass_events()
         picture: npt.NDArray[np.uint8] = self.model.screenshot(
             canvas_only=self.canvas_only, flash=False
         )

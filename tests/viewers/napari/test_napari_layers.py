@@ -270,6 +270,25 @@ def test_a_layer_that_a_person_deleted_comes_back_with_new_data(stage: Stage) ->
     np.testing.assert_array_equal(seen(again), ramp(3))
 
 
+def test_a_person_who_clears_everything_finds_it_empty(stage: Stage) -> None:
+    spots = image(kind="points", name="spots", components=("well",))
+    everything = [
+        (image(), ("A01", "DAPI"), ramp()),
+        (image(), ("A02", "DAPI"), ramp(2)),
+        (spots, ("A01",), np.array([[3.0, 4.0]])),
+    ]
+    stage.show(*everything)
+    stage.viewer.model.layers.clear()
+    assert not stage.viewer.model.layers
+    stage.show(everything[2])  # a list alone, whose sliders no image spans
+    assert stage.viewer.place == {"well": "A01"}
+    stage.viewer.model.layers.clear()
+    assert not stage.viewer.model.layers
+    stage.show(*everything)
+    stage.viewer.go_to(well="A02")
+    np.testing.assert_array_equal(seen(stage.viewer.model.layers[0]), ramp(2))
+
+
 def test_a_persons_name_and_hiding_stay(stage: Stage) -> None:
     native = stage.native((image(), ("A01", "DAPI"), ramp()))
     native.name, native.visible = "mine", False

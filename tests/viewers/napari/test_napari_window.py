@@ -121,6 +121,26 @@ def test_the_place_is_written_on_the_canvas(window: Stage) -> None:
     assert not (screen(window)[:40, :120] > 100).any()
 
 
+def test_the_sliders_labels_have_room(window: Stage) -> None:
+    from qtpy.QtWidgets import QApplication, QLineEdit
+
+    names = ("plate", "well", "site")
+    spec = LayerSpec(kind="image", name="raw", axes="YX", components=names)
+    for well in ("A01", "A02"):
+        window.show(*((spec, ("one", well, site), np.zeros((40, 40), "u1")) for site in (1, 2)))
+    window.viewer.screenshot()
+    labels = [
+        label
+        for widget in QApplication.topLevelWidgets()
+        if widget.isVisible()
+        for label in widget.findChildren(QLineEdit, "axis_label")
+        if label.isVisible()
+    ]
+    assert {label.text() for label in labels} == {"well: A01", "site: 1"}
+    for label in labels:
+        assert label.width() > label.fontMetrics().horizontalAdvance(label.text())
+
+
 def test_the_whole_window_can_be_taken(window: Stage) -> None:
     window.show((IMAGE, ("A01",), np.zeros((40, 40), "u1")))
     canvas = window.viewer.screenshot()
@@ -217,6 +237,20 @@ def test_attached_to_a_napari_that_runs(own_napari: Any) -> None:
     assert own_napari.scene.camera.zoom == zoom
 
 
+def test_a_napari_with_streamed_layers_closes(own_napari: Any) -> None:
+    from openhcs_stream_napari._window import NapariWindowViewer
+    from tests.viewers.napari.conftest import Stage as StageOf
+
+    viewer = NapariWindowViewer.attach(own_napari)
+    viewer.start(lambda: None, 0.005)
+    points = LayerSpec(kind="points", name="dots", axes="YX", components=("well",))
+    stage = StageOf(viewer)
+    stage.show((points, ("A01",), np.array([(1.0, 1.0)])), (points, ("A02",), np.zeros((1, 2))))
+    stage.show((IMAGE, ("A01",), np.zeros((40, 40), "u1")))
+    own_napari.close()
+    viewer.close()
+
+
 def test_an_exception_in_an_attached_tick_stops_the_receiver_and_not_napari(
     own_napari: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,3 +333,28 @@ def test_new_sliders_make_the_canvas_smaller_and_the_picture_still_fits(window: 
     until(lambda: tuple(canvas.size) != (height, width))
     viewer._fit_view_again()
     assert viewer.model.scene.camera.zoom == 9.5
+
+
+def test_values_that_no_texture_holds_are_drawn_without_a_word(window: Stage) -> None:
+    extreme = np.full((20, 20), 50.0)
+    extreme[0, :4] = np.nan, np.inf, -np.inf, np.finfo("f8").max
+    window.show((LayerSpec(kind="image", name="far", axes="YX"), (), extreme))
+    assert len(window.viewer.model.layers) == 1
+    screen(window)
+
+
+def test_a_layer_that_can_not_be_drawn_leaves_nothing_behind(
+    window: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari._vispy.layers.image import VispyImageLayer
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VispyImageLayer, "__init__", refuse)
+        with pytest.raises(ZeroDivisionError):
+            window.show((IMAGE, ("A01",), np.zeros((40, 40), "u1")))
+    assert not window.viewer.model.layers
+    window.show((IMAGE, ("A01",), np.full((40, 40), 60, "u1")))
+    assert middle(screen(window)) == (60, 60, 60)
