@@ -11,7 +11,7 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
-extras=napari,images,demo,test
+extras=napari,fiji,images,demo,test
 stamp=$venv/.openhcs-stream-installed   # written last: names what was installed, and where
 unfinished=$venv/.openhcs-stream-unfinished   # there while an installation runs
 
@@ -19,10 +19,13 @@ unfinished=$venv/.openhcs-stream-unfinished   # there while an installation runs
 debian_libraries=(
     libfontconfig1 libgl1 libegl1 libglib2.0-0 libxkbcommon0 libdbus-1-3
     libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0
+    # Java's windows, and letters to write in them:
+    libx11-6 libxext6 libxi6 libxrender1 libxtst6 fonts-dejavu-core
 )
 fedora_libraries=(
     fontconfig mesa-libGL mesa-libEGL glib2 libxkbcommon dbus-libs
     libxkbcommon-x11 xcb-util-cursor xcb-util-wm xcb-util-keysyms libxcb
+    libX11 libXext libXi libXrender libXtst dejavu-sans-fonts
 )
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -82,6 +85,8 @@ make_environment() {
         --disable-pip-version-check --editable "${root}[$extras]" || die \
         "pip could not install openhcs-stream into .venv; its reason stands above." \
         "Mend it and start this again: what was interrupted is done anew."
+    # ImageJ's jar, so that no viewer (and no test) fetches it later; without a network it goes on.
+    "$venv/bin/python" -m openhcs_stream_fiji >/dev/null || say "ImageJ is fetched when it is used"
     rm -f "$unfinished"
     wanted >"$stamp.new"
     mv -f "$stamp.new" "$stamp"

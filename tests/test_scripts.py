@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = [ROOT / "scripts" / name for name in ("_setup.sh", "demo", "test")] + [ROOT / ".ci/run"]
+FOR_PEOPLE = ["bench_fiji_growth", "demo", "fiji_receiver", "test"]
+SCRIPTS = [ROOT / "scripts" / name for name in ("_setup.sh", *FOR_PEOPLE)] + [ROOT / ".ci/run"]
 
 #: Instead of a Python that takes minutes: makes an environment of files, and notes what pip does.
 FAKE_PYTHON = """#!/usr/bin/env bash
@@ -84,7 +85,7 @@ def test_syntax(script: Path) -> None:
     assert script.name.startswith("_") or os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("name", ["demo", "test"])
+@pytest.mark.parametrize("name", FOR_PEOPLE)
 def test_help_is_there_before_anything_is_set_up(checkout: Checkout, name: str) -> None:
     done = subprocess.run(
         [str(checkout.folder / "scripts" / name), "--help"],

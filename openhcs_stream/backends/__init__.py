@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from openhcs_stream.backends._base import StreamingBackend
+from openhcs_stream.backends._fiji import FijiStreamingBackend, ImageJRois
 from openhcs_stream.backends._napari import NapariStreamingBackend
 
-__all__ = ["NapariStreamingBackend", "StreamingBackend"]
+__all__ = ["FijiStreamingBackend", "ImageJRois", "NapariStreamingBackend", "StreamingBackend"]

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from openhcs_stream.dialects import ItemPlace
     from openhcs_stream.messages import Kind
-    from openhcs_stream.rois import Roi
     from openhcs_stream.stream import Common, Receipt, Stream
 
 __all__ = ["StreamingBackend"]
@@ -97,10 +96,11 @@ class StreamingBackend(ABC):
         _live.add(self)
 
     @abstractmethod
-    def _prepare_rois_data(self, data: Any, file_path: str | os.PathLike[str]) -> list[Roi]:
+    def _prepare_rois_data(self, data: Any, file_path: str | os.PathLike[str]) -> Sequence[Any]:
         """Turn whatever the pipeline has as ROIs into what the viewer shows.
 
-        The base class's version takes all that `openhcs_stream.rois.coerce` knows.
+        The base class's version takes all that `openhcs_stream.rois.coerce` knows, and gives
+        `Roi` objects. One in a viewer's own words has them as ``rois``, which is what is sent.
         """
         return rois.coerce(data)
 
@@ -215,7 +215,8 @@ class StreamingBackend(ABC):
         where = read_place(metadata, kind=kind, modes=display.modes, order=display.order)
         axes, limits = "YX", None
         if kind == "rois":
-            data = self._prepare_rois_data(data, file_path)
+            prepared = self._prepare_rois_data(data, file_path)
+            data = getattr(prepared, "rois", prepared)
         else:
             data = _as_image(data, path)
             axes = read_axes(data.shape, where.components)

@@ -8,8 +8,7 @@ from openhcs_stream.backends._base import StreamingBackend
 
 if TYPE_CHECKING:
     import os
-
-    from openhcs_stream.rois import Roi
+    from collections.abc import Sequence
 
 __all__ = ["NapariStreamingBackend"]
 
@@ -19,5 +18,5 @@ class NapariStreamingBackend(StreamingBackend):
 
     VIEWER_TYPE: ClassVar[str] = "napari"
 
-    def _prepare_rois_data(self, data: Any, file_path: str | os.PathLike[str]) -> list[Roi]:
+    def _prepare_rois_data(self, data: Any, file_path: str | os.PathLike[str]) -> Sequence[Any]:
         return super()._prepare_rois_data(data, file_path)

@@ -117,7 +117,13 @@ def _run(arguments: list[str]) -> int:
             module = importlib.import_module(f"openhcs_stream.cli.{command.module}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest:
+        if chosen not in viewers:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        from openhcs_stream.cli._receive import viewer_options
+
+        parsed.option = [*parsed.option, *viewer_options(rest)]
     level = logging.DEBUG if getattr(parsed, "debug", False) else logging.WARNING
     if chosen in viewers and level != logging.DEBUG:
         level = logging.INFO

@@ -17,12 +17,12 @@ from openhcs_stream.discovery import detach, find, launch
 from openhcs_stream.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from openhcs_stream.discovery import Endpoint
     from openhcs_stream.messages import Mode
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "viewer_options"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOP, _END = b"s", b"e"
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_option,
         default=[],
         metavar="NAME=VALUE",
-        help="an option of this kind of viewer; more than once for more of them",
+        help="an option of this kind of viewer, also as --NAME VALUE; more than once for more",
     )
     parser.add_argument(
         "--timeout",
@@ -72,6 +72,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print name, pid and addresses as one JSON object"
     )
+
+
+def viewer_options(words: Sequence[str]) -> list[tuple[str, str]]:
+    """What is no option of ours is one of the viewer: ``--fiji PATH`` is ``--option fiji=PATH``.
+
+    Whether there is such a one only the viewer knows, which is not imported yet.
+    """
+    options = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name:
+            raise UsageError(f"unrecognized arguments: {word}.", cure="See --help.")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(
+                    f"unrecognized arguments: {word}.",
+                    cure=f"See --help. An option of the viewer has a value: {word} VALUE.",
+                )
+            value = rest.pop(0)
+        options.append((name, value))
+    return options
 
 
 def run(arguments: argparse.Namespace) -> int:

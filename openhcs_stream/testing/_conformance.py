@@ -141,6 +141,8 @@ class ViewerTests:
     has_screen: ClassVar[bool] = False
     #: Whether layers lie above each other in one view, so that `layer_titles` has an order.
     has_layer_order: ClassVar[bool] = True
+    #: Whether a colour image keeps its fourth sample, alpha.
+    has_alpha: ClassVar[bool] = True
     #: Seconds that any one wait of a test may take.
     deadline_s: ClassVar[float] = 30.0
 
@@ -198,6 +200,14 @@ class ViewerTests:
     def tracks_of(self, title: str) -> npt.NDArray[Any]:
         """Give the tracks of a layer: (N, 4), track number, time, y, x, in the order sent."""
         raise NotImplementedError
+
+    def shown_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Tell what the viewer makes of a type; the values must stay as they are."""
+        return dtype
+
+    def holds(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell of each value whether the viewer holds it exactly; others it must refuse."""
+        return np.ones(values.shape, np.bool_)
 
     # --- for the tests, also those of a subclass ----------------------------------------------
 
@@ -319,12 +329,20 @@ class ViewerTests:
         if expected.ndim < 2:
             expected = expected.reshape(1, -1)
         assert shown.shape == expected.shape, f"{title} at {place}"
-        if expected.dtype == np.bool_ or kind == "labels":
+        wanted = self.shown_dtype(expected.dtype)
+        if expected.dtype == np.bool_ or (kind == "labels" and wanted == expected.dtype):
             assert shown.dtype.kind in "biu"  # viewers may have no bool, and labels of one type
         else:  # a wider one of the same kind holds the same values
-            assert shown.dtype.kind == expected.dtype.kind, f"{title} at {place}"
-            assert shown.dtype.itemsize >= expected.dtype.itemsize, f"{title} at {place}"
+            assert shown.dtype.kind == wanted.kind, f"{title} at {place}"
+            assert shown.dtype.itemsize >= wanted.itemsize, f"{title} at {place}"
         np.testing.assert_array_equal(shown, expected, err_msg=f"{title} at {place}")
+
+    def _held(self, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Random values over the whole range of a dtype, as far as the viewer holds them."""
+        values = _values(dtype, shape)
+        while not (held := self.holds(values)).all():
+            values[~held] = np.trunc(values[~held] / 2).astype(values.dtype)
+        return values
 
     # --- one image ----------------------------------------------------------------------------
 
@@ -347,7 +365,7 @@ class ViewerTests:
 
     @pytest.mark.parametrize("dtype", _DTYPES)
     def test_any_memory_layout(self, dtype: str) -> None:
-        sent = dict(_layouts(dtype))
+        sent = dict(_layouts(self._held(dtype, (2 * _HEIGHT, 3 * _WIDTH))))
 
         def work(stream: Stream) -> None:
             for name, array in sent.items():
@@ -360,7 +378,7 @@ class ViewerTests:
     @pytest.mark.parametrize("dtype", _DTYPES)
     def test_zero_to_eight_dimensions(self, dtype: str) -> None:
         shapes = [(), (7,), *((2,) * n + (5, 7) for n in range(7))]
-        sent = {f"{len(shape)}-d": _values(dtype, shape) for shape in shapes}
+        sent = {f"{len(shape)}-d": self._held(dtype, shape) for shape in shapes}
 
         def work(stream: Stream) -> None:
             for name, array in sent.items():
@@ -375,13 +393,19 @@ class ViewerTests:
 
     @pytest.mark.parametrize("dtype", _DTYPES)
     def test_extreme_values(self, dtype: str) -> None:
-        image = _values(dtype, (_HEIGHT, _WIDTH))
+        image = self._held(dtype, (_HEIGHT, _WIDTH))
         kind = np.dtype(dtype).kind
         if kind in "iu":
             limits = np.iinfo(dtype)
             image[0, :2] = limits.min, limits.max
         elif kind == "f":
             image[0, :3] = np.nan, np.inf, -np.inf
+            image[0, 3] = 0.1  # of which each type has its own
+        if not self.holds(image).all():
+            with pytest.raises(ItemFailed, match="extreme"):
+                self.send_image(image, name="extreme")
+            assert self.layer_titles() == []
+            return
         self.send_image(image, name="extreme")
         self.assert_shown(image, "extreme")
 
@@ -390,7 +414,7 @@ class ViewerTests:
     def test_colour(self, samples: int, axes: str | None) -> None:
         image = _values("|u1", (_HEIGHT, _WIDTH, samples))
         self.send_image(image, name="colour", axes=axes)
-        self.assert_shown(image, "colour")
+        self.assert_shown(image if self.has_alpha else image[..., :3], "colour")
 
     @pytest.mark.parametrize("dtype", ["|b1", "|u1", "<u2", "<i4", "<u4", "<i8"])
     def test_labels_of_any_whole_type(self, dtype: str) -> None:
@@ -983,9 +1007,8 @@ def _values(dtype: str, shape: tuple[int, ...], *, seed: int = 0) -> Array:
     return np.asarray(drawn, dtype=kind)
 
 
-def _layouts(dtype: str) -> Iterator[tuple[str, Array]]:
-    """The same kind of image in every way that it can lie in memory."""
-    whole = _values(dtype, (2 * _HEIGHT, 3 * _WIDTH))
+def _layouts(whole: Array) -> Iterator[tuple[str, Array]]:
+    """The same kind of image in every way that it can lie in memory: parts of a larger one."""
     image = whole[:_HEIGHT, :_WIDTH].copy()
     read_only = image.copy()
     read_only.setflags(write=False)

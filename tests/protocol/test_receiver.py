@@ -309,7 +309,8 @@ def test_a_report_fits_into_a_packet_however_much_waits() -> None:
         receiver.received(2**52 + seq)
     for seq in range(40):
         receiver.failed(seq, "\N{WORRIED FACE}" * 5000)
-    received, failed = [], []
+    received: list[int] = []
+    failed: list[Failure] = []
     while (report := receiver.report()) is not None:
         assert len(encode(report)) < 128 << 10
         received += report.received

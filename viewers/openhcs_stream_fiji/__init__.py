@@ -1,0 +1,44 @@
+"""The Fiji viewer: ImageJ's own windows and ROI Manager, embedded or in your own Fiji.
+
+Nothing heavy is imported here: Java comes in when a viewer is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openhcs_stream.viewer import ViewerInfo
+    from openhcs_stream_fiji._create import create
+    from openhcs_stream_fiji._viewer import FijiViewer
+
+    VIEWER: ViewerInfo
+
+__all__ = ["VIEWER", "FijiViewer", "create"]
+
+
+def __getattr__(name: str) -> Any:
+    match name:
+        case "VIEWER":
+            from openhcs_stream.viewer import ViewerInfo
+
+            return ViewerInfo(
+                name="fiji",
+                summary="show everything in ImageJ's windows and ROI Manager, or in your own Fiji",
+                extra="fiji",
+                factory="openhcs_stream_fiji._create:create",
+            )
+        case "FijiViewer":
+            from openhcs_stream_fiji._viewer import FijiViewer
+
+            return FijiViewer
+        case "create":
+            from openhcs_stream_fiji._create import create
+
+            return create
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
