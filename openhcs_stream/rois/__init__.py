@@ -1,4 +1,5 @@
-"""Regions of interest: one model, and its codecs for ImageJ, napari, label images and the wire.
+"""Regions of interest: one model, and its codecs for ImageJ, napari, GeoJSON, label images, masks
+and the wire.
 
 `Roi` stores x, y as ImageJ counts; its constructors, and the arrays that `coerce` takes, are y, x
 with whole numbers at pixel centres, as numpy, scikit-image and napari have them.
@@ -7,27 +8,47 @@ with whole numbers at pixel centres, as numpy, scikit-image and napari have them
 from __future__ import annotations
 
 from openhcs_stream.rois._coerce import coerce, looks_like_rois
+from openhcs_stream.rois._details import Arrow, Corners, Details, Markers, Path, Spline, Text
+from openhcs_stream.rois._files import read_imagej, write_imagej
+from openhcs_stream.rois._geojson import from_geojson, to_geojson
 from openhcs_stream.rois._imagej import from_imagej, from_roifile, to_imagej
 from openhcs_stream.rois._labels import from_labels
+from openhcs_stream.rois._losses import TARGETS, losses
 from openhcs_stream.rois._model import KINDS, KindRow, Roi, RoiKind
 from openhcs_stream.rois._napari import from_napari, to_napari
+from openhcs_stream.rois._raster import to_labels, to_mask
 from openhcs_stream.rois._wire import BLOCK_VERSION, MAX_ROIS, decode, encode
 
 __all__ = [
     "BLOCK_VERSION",
     "KINDS",
     "MAX_ROIS",
+    "TARGETS",
+    "Arrow",
+    "Corners",
+    "Details",
     "KindRow",
+    "Markers",
+    "Path",
     "Roi",
     "RoiKind",
+    "Spline",
+    "Text",
     "coerce",
     "decode",
     "encode",
+    "from_geojson",
     "from_imagej",
     "from_labels",
     "from_napari",
     "from_roifile",
     "looks_like_rois",
+    "losses",
+    "read_imagej",
+    "to_geojson",
     "to_imagej",
+    "to_labels",
+    "to_mask",
     "to_napari",
+    "write_imagej",
 ]

@@ -29,7 +29,8 @@ def coerce(rois: Any) -> list[Roi]:
         - `Roi`;
         - (N, 2) array or nested list: a polygon, y, x, whole numbers at pixel centres;
         - ``roifile.ImagejRoi``, or the bytes of a ``.roi`` file;
-        - shapely polygons: x, y, counted from pixel corners, as QuPath and GeoJSON have them;
+        - shapely polygons, with holes or without: x, y, counted from pixel corners, as QuPath and
+          GeoJSON have them;
         - objects with ``shapes`` that have ``coordinates`` (a polygon or, by its ``shape_type``,
           a polyline), ``center`` and ``radii``, ``y`` and ``x``, or ``mask`` and ``bbox``, all in
           y, x with whole numbers at pixel centres, as OpenHCS has them. A ``label`` in their
@@ -120,13 +121,11 @@ def _from_array(array: np.ndarray[Any, Any]) -> list[Roi] | None:
 
 
 def _from_shapely(item: Any) -> Roi:
-    if len(getattr(item, "interiors", ())):
-        raise InvalidItem(
-            f"a {_type(item)} has holes, which are not supported yet.",
-            cure="Send its exterior, or a label image.",
-        )
-    corners = np.asarray(item.exterior.coords, np.float64)[:, :2]
-    return Roi("polygon", corners[:-1])
+    rings = [
+        np.asarray(ring.coords, np.float64)[:-1, :2]
+        for ring in (item.exterior, *getattr(item, "interiors", ()))
+    ]
+    return Roi("polygon", rings[0]) if len(rings) == 1 else Roi.of_rings(rings)
 
 
 def _from_shapes(item: Any) -> list[Roi]:

@@ -1,4 +1,4 @@
-"""Outlines of label images: polygons on the pixels' corners, which enclose exactly those pixels."""
+"""Outlines of label images, on the pixels' corners: they enclose exactly those pixels."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 __all__ = ["from_labels"]
 
 
-def from_labels(labels: npt.ArrayLike) -> list[Roi]:
+def from_labels(labels: npt.ArrayLike, *, simple: bool = False) -> list[Roi]:
     """Outline each label of a label image.
 
     Parameters
     ----------
     labels : (Y, X) array of integers or bool
         0 is background. Pixels of one label that touch at a corner belong together.
+    simple : bool
+        Leave out holes and all parts but the largest, so that each label is one plain polygon.
 
     Returns
     -------
     list of Roi
-        One polygon for each label, in the order of the labels, named by its number: the outer
-        boundary of its largest part, with vertices at pixel corners, so that ImageJ's rule (and
-        any even-odd rule at pixel centres) gives back its pixels. Holes and smaller parts are
-        left out.
+        One for each label, in the order of the labels, named by its number: a polygon, or a
+        composite where the label has holes or several parts. Vertices are pixel corners, so that
+        ImageJ's rule (and any even-odd rule at pixel centres) gives back exactly its pixels.
 
     Raises
     ------
@@ -53,17 +54,22 @@ def from_labels(labels: npt.ArrayLike) -> list[Roi]:
     x, y = corners[:, 0], corners[:, 1]
     # Outer boundaries run clockwise (y points down) and are positive here, holes negative.
     areas = np.add.reduceat(x * y[after] - y * x[after], starts)
-    # Of each label the first loop of its largest area: sorted by label, then by falling area.
+    # Sorted by label, then by falling area: the first loop of each label is its largest.
     order = np.lexsort((-areas, numbers))
-    _, first = np.unique(numbers[order], return_index=True)
-    largest = order[first]
+    found, first = np.unique(numbers[order], return_index=True)
     corners.setflags(write=False)
+    bounds = [*first.tolist(), len(order)]
     made: list[Roi] = []
-    for label, start, end in zip(
-        numbers[largest].tolist(), starts[largest].tolist(), ends[largest].tolist(), strict=True
-    ):
-        vertices = corners[start:end]
-        made.append(Roi.unchecked("polygon", vertices, str(label), "", "", 0.0, 0, (0, 0, 0), {}))
+    for i, label in enumerate(found.tolist()):
+        loops = order[bounds[i] : bounds[i + 1]].tolist()
+        if len(loops) == 1 or simple:
+            vertices = corners[starts[loops[0]] : ends[loops[0]]]
+            made.append(
+                Roi.unchecked("polygon", vertices, str(label), "", "", 0.0, 0, (0, 0, 0), {})
+            )
+        else:
+            parts = [corners[starts[loop] : ends[loop]] for loop in loops]
+            made.append(Roi.of_rings(parts, name=str(label)))
     return made
 
 

@@ -2,6 +2,11 @@
 
 Areas lie half a pixel nearer to the origin than in ImageJ, which counts from the corner of the
 top-left pixel; lines and points have the same numbers in both.
+
+What napari has no shape for is converted (`losses` tells each ROI's): splines and rounded
+rectangles become polygons of straight pieces, an arrow a path that draws its head, a text its box.
+A composite becomes one polygon that returns to its first vertex after each ring: in and out of a
+hole on the same line, which encloses nothing. `from_napari` makes a composite of it again.
 """
 
 from __future__ import annotations
@@ -11,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois._model import Roi
+from openhcs_stream.rois._details import Arrow
+from openhcs_stream.rois._model import BOXES, Roi
+from openhcs_stream.rois._outline import major_first, rings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,13 +42,71 @@ def to_napari(roi: Roi) -> tuple[str, npt.NDArray[np.float64]]:
     """
     shape_type = roi.row.napari
     xy = roi.coordinates
-    if roi.kind in ("rectangle", "oval"):
-        (left, top), (right, bottom) = xy
-        xy = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    if shape_type == "rectangle" or roi.kind == "oval":
+        if roi.kind in BOXES:
+            (left, top), (right, bottom) = xy
+            xy = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+        else:
+            (xy,) = rings(roi)
     elif roi.kind == "ellipse":
         xy = ellipse_corners(xy)
+    elif roi.kind == "arrow":
+        xy = _arrow(roi)
+    elif roi.kind == "composite":
+        xy = _bridged(rings(roi))
+    elif roi.kind != "point":
+        (xy,) = rings(roi)
     yx = xy[:, ::-1]
     return shape_type, yx - 0.5 if roi.is_area else yx.copy()
+
+
+def _bridged(parts: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Join rings to one: each is closed, and after each the first vertex comes again."""
+    first = parts[0]
+    joined = [first]
+    for ring in parts[1:]:
+        joined += [first[:1], ring, ring[:1]]
+    return np.concatenate(joined)
+
+
+def _unbridged(xy: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """Find the rings that `_bridged` joined; one, the polygon itself, where it joined none."""
+    vertices = [tuple(pair) for pair in xy.tolist()]
+    found = []
+    start = 0
+    while start < len(vertices):
+        try:
+            end = vertices.index(vertices[start], start + 1)
+        except ValueError:
+            # The first ring alone is not closed again where nothing follows.
+            return [xy]
+        found.append(xy[start:end])
+        start = end + 1
+        if len(found) == 1:
+            continue  # the first ring ends with its first vertex, and the second ring follows
+        if start == len(vertices):
+            break
+        if vertices[start] != vertices[0]:
+            return [xy]
+        start += 1
+    return found if len(found) > 1 and min(map(len, found)) >= 3 else [xy]
+
+
+def _arrow(roi: Roi) -> npt.NDArray[np.float64]:
+    """Draw an arrow in one go: along its shaft, then to both ends of its head."""
+    tail, tip = roi.coordinates
+    assert isinstance(roi.details, Arrow)
+    vector = tip - tail
+    length = float(np.hypot(*vector))
+    if not length or roi.details.style == "headless":
+        return roi.coordinates
+    head = float(roi.details.head_size)
+    along = vector / length * head
+    across = np.array([-along[1], along[0]]) * 0.36  # ImageJ's heads open by 20 degrees each side
+    made = [tail, tip, tip - along + across, tip, tip - along - across]
+    if roi.details.double_headed:
+        made = [tail + along + across, tail, tail + along - across, *made]
+    return np.array(made)
 
 
 def from_napari(shape_type: str, data: npt.ArrayLike) -> Roi:
@@ -52,7 +117,9 @@ def from_napari(shape_type: str, data: npt.ArrayLike) -> Roi:
     shape_type : str
         "polygon", "rectangle", "ellipse", "line", "path", or "points".
     data : (N, 2) array
-        y, x. A rectangle that was turned becomes a polygon, an ellipse that was turned an ellipse.
+        y, x. A rectangle that was turned becomes a rotated rectangle, an ellipse that was turned an
+        ellipse; either that was sheared a polygon or, for want of better, the nearest ellipse.
+        A polygon that returns to its first vertex after each ring becomes a composite.
 
     Raises
     ------
@@ -61,7 +128,9 @@ def from_napari(shape_type: str, data: npt.ArrayLike) -> Roi:
     """
     match shape_type:
         case "polygon":
-            return Roi.polygon(data)
+            roi = Roi.polygon(data)
+            parts = _unbridged(roi.coordinates)
+            return Roi.of_rings(parts) if len(parts) > 1 else roi
         case "path":
             return Roi.polyline(data)
         case "points":
@@ -105,11 +174,15 @@ def _from_corners(shape_type: str, yx: npt.NDArray[np.float64]) -> Roi:
     if (edges.min(axis=1) <= _UPRIGHT_TOLERANCE).all():
         build = Roi.rectangle if shape_type == "rectangle" else Roi.oval
         return build(top + 0.5, left + 0.5, bottom + 0.5, right + 0.5)
-    if shape_type == "rectangle":
-        return Roi.polygon(yx)
     xy = yx[:, ::-1] + 0.5
     centre = xy.mean(axis=0)
     along, across = (xy[1] - xy[0]) / 2, (xy[3] - xy[0]) / 2
-    if np.hypot(*across) > np.hypot(*along):
-        along, across = across, along
-    return Roi("ellipse", np.array([centre - along, centre + along, centre + across]))
+    if shape_type == "rectangle":
+        square = abs(float(along @ across)) <= _UPRIGHT_TOLERANCE * float(
+            np.hypot(*along) * np.hypot(*across)
+        )
+        closed = np.abs(xy[0] + xy[2] - xy[1] - xy[3]).max() <= _UPRIGHT_TOLERANCE
+        if not (square and closed):
+            return Roi.polygon(yx)
+        return Roi("rotated rectangle", np.array([centre - along, centre + along, centre + across]))
+    return Roi("ellipse", major_first(np.array([centre - along, centre + along, centre + across])))

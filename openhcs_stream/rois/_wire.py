@@ -1,11 +1,20 @@
 """A list of ROIs as one block of bytes: columns, not one record for each shape.
 
 The block is one MessagePack array (see `_Block`), so that msgspec checks every type. Numbers lie in
-it as little-endian binary columns; a column that is all default is left out.
+it as little-endian binary columns; a column that is all default is left out. Vertices go as float32
+where that loses nothing (all that ImageJ holds does), else as float64.
+
+What some kinds have besides vertices are maps with a "type" and its fields: "corners" (diameter),
+"path" (segments: one byte each, 0 move to, 1 line to, 2 and 3 quadratic and cubic curve, 4 close;
+they take 1, 1, 2, 3 and 0 vertices), "arrow" (style, head_size, outline, double_headed), "text"
+(text, font, size, bold, italic, justification, angle in degrees, draw_string), "markers" (shape,
+size, labels, counters, slices) and "spline" (none). Rounded rectangles, composites, arrows and
+texts have theirs; a field that is missing has its default.
 """
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -13,7 +22,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from openhcs_stream.errors import ProtocolViolation
-from openhcs_stream.rois._model import KINDS, Roi, is_color, kind_of_code
+from openhcs_stream.rois._details import Details, misfit
+from openhcs_stream.rois._model import BOXES, KEPT_OPTIONS, KINDS, Roi, is_color, kind_of_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_VERSION", "MAX_ROIS", "decode", "encode"]
 
-BLOCK_VERSION: Final = 1
+BLOCK_VERSION: Final = 2
 #: ROIs that one block may hold.
 MAX_ROIS: Final = 1 << 24
 
@@ -30,6 +40,8 @@ _COUNT: Final = np.dtype("<u4")
 _WIDE: Final = np.dtype("<f8")
 _NARROW: Final = np.dtype("<f4")
 _GROUP: Final = np.dtype("<u2")
+_OPTIONS: Final = np.dtype("<u2")
+_FLAG: Final = np.dtype("u1")
 
 
 class _Block(Struct, frozen=True, array_like=True, gc=False):
@@ -48,6 +60,10 @@ class _Block(Struct, frozen=True, array_like=True, gc=False):
     groups: memoryview = memoryview(b"")  #: n uint16
     positions: memoryview = memoryview(b"")  #: n times c, z, t: uint32
     properties: tuple[dict[str, str], ...] = ()
+    #: by the ROI's number, from 0; for the kinds that have more than coordinates
+    details: dict[int, Details] = {}
+    flat_positions: memoryview = memoryview(b"")  #: n bytes: 1 where z counts in a plain stack
+    imagej_options: memoryview = memoryview(b"")  #: n uint16
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -85,6 +101,9 @@ def encode(rois: Iterable[Roi]) -> bytes:
                 _COUNT,
             ),
             properties=_column([roi.properties for roi in rois]),
+            details={i: roi.details for i, roi in enumerate(rois) if roi.details is not None},
+            flat_positions=_packed(_column([roi.flat_position for roi in rois]), _FLAG),
+            imagej_options=_packed(_column([roi.imagej_options for roi in rois]), _OPTIONS),
         )
     )
 
@@ -121,7 +140,7 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
     boxes = np.flatnonzero(np.isin(codes, _BOX_CODES))
     starts = (ends - counts)[boxes]
     if (coordinates[starts + 1] < coordinates[starts]).any():
-        raise _violation("a rectangle or oval has a negative size")
+        raise _violation("a rectangle, oval or text has a negative size")
     coordinates.setflags(write=False)
     widths = _optional(columns.stroke_widths, _WIDE, n, 0.0, "stroke_widths")
     if not all(0 <= width < float("inf") for width in set(widths)):
@@ -137,29 +156,54 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
     if columns.properties and len(columns.properties) != n:
         raise _violation(f"its properties are {len(columns.properties)}, not {n}")
     properties: Iterable[dict[str, str]] = columns.properties or ({} for _ in range(n))
+    flat = _optional(columns.flat_positions, _FLAG, n, 0, "flat_positions")
+    options = _optional(columns.imagej_options, _OPTIONS, n, 0, "imagej_options")
+    if any(each & ~KEPT_OPTIONS for each in set(options)):
+        raise _violation("its imagej_options have bits that are kept elsewhere")
+    details = _checked_details(columns.details, codes, counts)
     kinds = [row.kind for code in codes.tolist() if (row := kind_of_code(code))]
-    unchecked = Roi.unchecked
-    made: list[Roi] = []
-    start = 0
-    for kind, end, name, stroke, fill, width, group, position, props in zip(
-        kinds,
-        ends.tolist(),
-        names,
-        stroke_colors,
-        fill_colors,
-        widths,
-        groups,
-        positions,
-        properties,
-        strict=True,
-    ):
-        vertices = coordinates[start:end]
-        start = end
-        made.append(unchecked(kind, vertices, name, stroke, fill, width, group, position, props))
-    return made
+    # While so many objects are made, the collector walks over all that there are again and again,
+    # and finds nothing: a third of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return [
+            Roi.unchecked(
+                kind, coordinates[end - count : end], name, stroke, fill, width, group, position,
+                props, details.get(i), is_flat != 0, bits,
+            )
+            for i, kind, count, end, name, stroke, fill, width, group, position, props, is_flat, bits
+            in zip(
+                range(n), kinds, counts.tolist(), ends.tolist(), names, stroke_colors, fill_colors,
+                widths, groups, positions, properties, flat, options, strict=True,
+            )
+        ]  # fmt: skip
+    finally:
+        if collects:
+            gc.enable()
 
 
-_BOX_CODES: Final = [KINDS["rectangle"].code, KINDS["oval"].code]
+_BOX_CODES: Final = [row.code for row in KINDS.values() if row.kind in BOXES]
+_NEED_DETAILS: Final = [row.code for row in KINDS.values() if row.needs_details]
+
+
+def _checked_details(
+    details: dict[int, Details], codes: npt.NDArray[Any], counts: npt.NDArray[np.int64]
+) -> dict[int, Details]:
+    """Check that details are where they must be, and fit. msgspec has checked their types."""
+    for i, one in details.items():
+        if not 0 <= i < len(codes):
+            raise _violation(f"it has details of ROI {i} of {len(codes)}")
+        row = kind_of_code(int(codes[i]))
+        if row is None or row.details is None or not isinstance(one, row.details):
+            raise _violation(f"ROI {i} has details of another kind")
+        wrong = misfit(one, int(counts[i]))
+        if wrong:
+            raise _violation(wrong)
+    needed = np.flatnonzero(np.isin(codes, _NEED_DETAILS)).tolist()
+    if not details.keys() >= set(needed):
+        raise _violation("a ROI lacks its details")
+    return details
 
 
 def _bounds() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

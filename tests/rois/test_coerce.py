@@ -59,6 +59,12 @@ def test_one_triangle(given: Any) -> None:
     assert coerce(given) == [ROI]
 
 
+def test_a_shapely_polygon_with_a_hole_is_a_composite() -> None:
+    hole = SimpleNamespace(coords=[(1, 1), (2, 1), (1, 2), (1, 1)])
+    [roi] = coerce(shapely(hole))
+    assert roi == Roi.of_rings([ROI.coordinates, np.array([(1, 1), (2, 1), (1, 2)], float)])
+
+
 def test_an_empty_list_is_allowed() -> None:
     assert coerce([]) == []
 
@@ -91,7 +97,6 @@ def test_openhcs_objects_without_a_label() -> None:
         (np.zeros((5, 5), int), "Send a label image as labels"),
         (np.zeros(3), "item 0, of type numpy.float64"),
         (SimpleNamespace(shapes=[object()]), "shape of type object in a types.SimpleNamespace"),
-        (shapely(object()), "has holes"),
         (b"PK", "no ImageJ ROI"),
     ],
 )

@@ -7,12 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
+from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import Roi, from_imagej, from_roifile, to_imagej
+from openhcs_stream.rois import (
+    Markers,
+    Path,
+    Roi,
+    RoiKind,
+    Spline,
+    from_imagej,
+    from_roifile,
+    to_imagej,
+    to_mask,
+)
 
 
 def test_each_kind_with_all_fields(any_roi: Roi) -> None:
@@ -98,7 +108,8 @@ def test_properties_that_the_format_would_break(properties: dict[str, str]) -> N
 
 
 def test_a_plain_stack_position_is_z() -> None:
-    assert from_roifile(ImagejRoi(roitype=ROI_TYPE.RECT, position=4)).position == (0, 4, 0)
+    flat = from_roifile(ImagejRoi(roitype=ROI_TYPE.RECT, position=4))
+    assert (flat.position, flat.flat_position) == ((0, 4, 0), True)
     rect = ImagejRoi(roitype=ROI_TYPE.RECT, position=4, c_position=2)
     assert from_roifile(rect).position == (2, 0, 0)
 
@@ -114,22 +125,91 @@ def test_old_files_have_whole_stroke_widths_and_markers_are_none() -> None:
     assert from_roifile(point).stroke_width == 0
 
 
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"roitype": ROI_TYPE.RECT, "shape_roi_size": 9}, "composite"),
-        ({"roitype": ROI_TYPE.RECT, "subtype": ROI_SUBTYPE.TEXT}, "text"),
-        ({"roitype": ROI_TYPE.LINE, "subtype": ROI_SUBTYPE.ARROW}, "arrow"),
-        ({"roitype": ROI_TYPE.FREEHAND, "subtype": ROI_SUBTYPE.ROTATED_RECT}, "rotated rectangle"),
-        ({"roitype": ROI_TYPE.POLYGON, "options": ROI_OPTIONS.SPLINE_FIT}, "spline"),
-        ({"roitype": ROI_TYPE.RECT, "rounded_rect_arc_size": 5}, "rounded rectangle"),
-        ({"roitype": ROI_TYPE.NOROI}, "type 6"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_kinds_that_would_lose_something_are_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidItem, match=f"not supported yet: {told}"):
-        from_roifile(ImagejRoi(**fields))
+def test_an_image_is_refused() -> None:
+    image = ImagejRoi(
+        roitype=ROI_TYPE.RECT, subtype=ROI_SUBTYPE.IMAGE, image_size=3, image_data=b"abc"
+    )
+    with pytest.raises(InvalidItem, match="not supported: image"):
+        from_roifile(image)
+    with pytest.raises(InvalidItem, match="not supported: type 6"):
+        from_roifile(ImagejRoi(roitype=ROI_TYPE.NOROI))
+
+
+def test_a_rotated_rectangle_that_imagej_saved_as_a_polygon_is_one() -> None:
+    data = bytearray(to_imagej(Roi.polygon([(0, 0), (0, 4), (3, 0)])))
+    data[49] = ROI_SUBTYPE.ROTATED_RECT
+    assert from_imagej(data).kind == "polygon"
+
+
+@pytest.mark.parametrize("kind", ["polygon", "freehand", "traced", "polyline", "freeline"])
+def test_splines_are_kept(kind: RoiKind) -> None:
+    roi = Roi(kind, np.array([(3, 2), (18, 2), (18, 9)]), details=Spline())
+    assert from_imagej(to_imagej(roi)) == roi
+
+
+def test_curves_are_kept() -> None:
+    segments = bytes([0, 1, 2, 3, 4, 0, 1, 1])
+    roi = Roi("composite", np.arange(20.0).reshape(10, 2), details=Path(segments))
+    assert from_imagej(to_imagej(roi)) == roi
+
+
+def test_the_rest_of_a_cut_path_is_left_out_as_imagej_does() -> None:
+    imagej = ImagejRoi.frombytes(to_imagej(Roi.composite([[(0, 0), (0, 4), (3, 0)]])))
+    assert imagej.multi_coordinates is not None
+    imagej.multi_coordinates = np.append(imagej.multi_coordinates, [1, 5]).astype(np.float32)
+    imagej.shape_roi_size += 2
+    assert from_roifile(imagej) == Roi.composite([[(0, 0), (0, 4), (3, 0)]])
+    imagej.multi_coordinates[0] = 7
+    with pytest.raises(InvalidItem, match="unknown segment 7"):
+        from_roifile(imagej)
+
+
+def test_a_plain_stack_position_is_written_as_such() -> None:
+    roi = Roi.rectangle(1, 2, 3, 4, position=(0, 4, 0), flat_position=True)
+    imagej = ImagejRoi.frombytes(to_imagej(roi))
+    assert (imagej.position, imagej.z_position) == (4, 0)
+    assert from_imagej(to_imagej(roi)) == roi
+
+
+def test_what_float32_can_not_hold_is_refused() -> None:
+    with pytest.raises(InvalidItem, match="reaches to 1e"):
+        to_imagej(Roi.points([(1e200, 0)]))
+
+
+@given(st.binary(max_size=300), st.integers(0, 15), st.integers(0, 6))
+def test_any_bytes_are_a_roi_or_a_clear_error(data: bytes, kind: int, subtype: int) -> None:
+    head = b"Iout\x00\xe4" + bytes([kind, 0])
+    for given_bytes in (data, b"Iout" + data, head + data[:40] + bytes([0, subtype]) + data[40:]):
+        try:
+            from_imagej(given_bytes)
+        except InvalidItem:
+            pass
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_changed_bytes_are_a_roi_or_a_clear_error(data: st.DataObject) -> None:
+    file = bytearray(to_imagej(data.draw(st.sampled_from(SAMPLES))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    for changed in (file, file[: data.draw(st.integers(0, len(file)))]):
+        try:
+            roi = from_imagej(changed)
+        except InvalidItem:
+            continue
+        to_mask(roi, (20, 20))
+
+
+SAMPLES = [
+    Roi.polygon([(0, 0), (0, 4), (3, 0)], name="a", properties={"a": "b"}),
+    Roi.composite([[(0, 0), (0, 9), (9, 0)], [(1, 1), (1, 2), (2, 1)]]),
+    Roi.text(0, 0, 9, 9, "text"),
+    Roi.arrow((0, 0), (9, 9)),
+    Roi.rounded_rectangle(0, 0, 9, 9, 3),
+    Roi.points([(1, 2), (3, 4)], details=Markers(counters=(1, 2))),
+    Roi("ellipse", np.array([(2.0, 10.0), (10.0, 10.0), (6.0, 12.0)])),
+    Roi("rotated rectangle", np.array([(2.0, 10.0), (10.0, 10.0), (6.0, 12.0)])),
+]
 
 
 @pytest.mark.parametrize(

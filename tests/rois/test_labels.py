@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import Roi, from_labels
+from openhcs_stream.rois import Roi, from_labels, to_labels
 
 Array = np.ndarray[Any, Any]
 
@@ -61,13 +61,32 @@ def flooded(free: Array, start: tuple[int, ...], *, corners: bool) -> Array:
 )
 @settings(max_examples=200, deadline=None)
 def test_any_label_image(labels: Array) -> None:
-    rois = from_labels(labels)
+    rois = from_labels(labels, simple=True)
+    assert all(roi.kind == "polygon" for roi in rois)
     assert [roi.name for roi in rois] == [str(n) for n in np.unique(labels) if n]
     for roi in rois:
         expected = largest_part_filled(labels == int(roi.name))
         # Two parts may be equally large; then either will do.
         assert filled(roi, labels.shape).sum() == expected.sum()
         assert (filled(roi, labels.shape) & (labels == int(roi.name))).any()
+
+
+@given(
+    arrays(np.uint16, st.tuples(st.integers(0, 9), st.integers(0, 9)), elements=st.integers(0, 3))
+)
+@settings(max_examples=200, deadline=None)
+def test_there_and_back(labels: Array) -> None:
+    np.testing.assert_array_equal(to_labels(from_labels(labels), labels.shape), labels)
+
+
+def test_numbers_and_order() -> None:
+    square = Roi.rectangle(0, 0, 2, 2)
+    rois = [square.replace(name="7"), square, square.replace(name="007")]
+    labels = to_labels([rois[0], Roi.rectangle(1, 1, 3, 3), Roi.points([(0, 0)])], (4, 4))
+    assert labels.tolist() == [[9, 7, 0, 0], [7, 8, 8, 0], [0, 8, 8, 0], [0, 0, 0, 0]]
+    assert to_labels(rois, (1, 1)).tolist() == [[9]]
+    assert to_labels([square.replace(name="70000")], (1, 1)).dtype == np.uint32
+    assert to_labels([], (2, 3)).dtype == np.uint16
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64])
@@ -86,10 +105,12 @@ def test_pixels_that_touch_at_a_corner_belong_together() -> None:
     np.testing.assert_array_equal(filled(roi, (3, 3)), labels == 1)
 
 
-def test_a_hole_is_left_out() -> None:
+def test_a_hole_makes_a_composite() -> None:
     labels = np.ones((3, 3), int)
     labels[1, 1] = 0
-    assert len(from_labels(labels)[0].coordinates) == 4
+    [roi] = from_labels(labels)
+    assert (roi.kind, roi.name, len(roi.coordinates)) == ("composite", "1", 8)
+    assert len(from_labels(labels, simple=True)[0].coordinates) == 4
 
 
 def test_large_and_negative_numbers_are_labels() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import KINDS, Roi
+from openhcs_stream.rois import KINDS, Arrow, Markers, Path, Roi
 
 TRIANGLE = [(0, 0), (0, 4), (3, 0)]
 
@@ -63,6 +63,26 @@ def test_it_travels_between_processes() -> None:
     assert copy.deepcopy(roi) == roi
 
 
+def test_it_can_be_made_without_checks() -> None:
+    roi = Roi.polygon(TRIANGLE, name="a", group=3)
+    fields = [getattr(roi, field.name) for field in dataclasses.fields(Roi)]
+    made = Roi.unchecked(*fields)
+    assert type(made) is Roi
+    assert made == roi
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.name = "x"  # type: ignore[misc]
+
+
+def test_composites() -> None:
+    ring = [*TRIANGLE, TRIANGLE[0]]
+    roi = Roi.composite([ring, np.array(TRIANGLE) + 1])
+    assert roi.details == Path(bytes([0, 1, 1, 4] * 2))
+    assert len(roi.coordinates) == 6
+    for rings in ([], [TRIANGLE[:2]]):
+        with pytest.raises(InvalidItem, match="composite has no ring"):
+            Roi.composite(rings)
+
+
 def test_kind_and_row() -> None:
     assert Roi.polygon(TRIANGLE).is_area
     assert not Roi.points([(0, 0)]).is_area
@@ -100,6 +120,15 @@ def test_colours_have_one_form(given: str, kept: str) -> None:
         ({"position": (1, 2)}, r"position \(1, 2\)"),
         ({"position": (1, -2, 0)}, "position"),
         ({"properties": {"a": 1}}, "properties"),
+        ({"details": Arrow()}, "can't have the details"),
+        ({"kind": "angle", "details": Arrow()}, "can't have the details"),
+        ({"kind": "arrow", "coordinates": [(0, 0), (1, 1)]}, "no details"),
+        ({"kind": "composite", "details": Path(b"\1\1\1")}, "begins with 0"),
+        ({"kind": "composite", "details": Path(b"\0\1\4")}, "takes 2 vertices, there are 3"),
+        ({"kind": "composite", "details": Path(b"\0\1\5")}, "segments 0 to 4"),
+        ({"kind": "point", "details": Markers(counters=(1,))}, "1 counters for 3 points"),
+        ({"kind": "point", "details": Markers(counters=(1, 2, 256))}, "details"),
+        ({"imagej_options": 1}, "imagej_options 0x1"),
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import Roi, from_napari, to_napari
+from openhcs_stream.rois import Arrow, Roi, from_napari, to_mask, to_napari
 
 
 def bare(roi: Roi) -> Roi:
@@ -17,11 +17,19 @@ def test_there_and_back(any_roi: Roi) -> None:
     """napari has fewer kinds: freehand comes back as a polygon, an angle as a polyline."""
     shape_type, yx = to_napari(any_roi)
     back = from_napari(shape_type, yx)
-    same = {"freehand": "polygon", "traced": "polygon", "freeline": "polyline", "angle": "polyline"}
-    assert back.kind == (
-        "oval" if any_roi.kind == "ellipse" else same.get(any_roi.kind, any_roi.kind)
-    )
-    if back.kind != "oval":
+    same = {
+        "freehand": "polygon", "traced": "polygon", "freeline": "polyline", "angle": "polyline",
+        "ellipse": "oval", "text": "rectangle", "rotated rectangle": "rectangle",
+        "rounded rectangle": "polygon", "arrow": "polyline", "composite": "polygon",
+    }  # fmt: skip
+    assert back.kind == same.get(any_roi.kind, any_roi.kind)
+    if any_roi.kind not in (
+        "ellipse",
+        "rotated rectangle",
+        "rounded rectangle",
+        "arrow",
+        "composite",
+    ):
         np.testing.assert_array_equal(back.coordinates, any_roi.coordinates)
     again, yx_again = to_napari(back)
     assert again == shape_type
@@ -68,11 +76,50 @@ def test_a_turned_ellipse(swap: bool) -> None:
     np.testing.assert_allclose(sorted(yx.tolist()), sorted(corners.tolist()))
 
 
-def test_a_turned_rectangle_is_a_polygon() -> None:
+def test_a_turned_rectangle() -> None:
     corners = np.array([(0.0, 2), (2, 4), (4, 2), (2, 0)])
+    roi = from_napari("rectangle", corners)
+    assert roi.kind == "rotated rectangle"
+    shape_type, yx = to_napari(roi)
+    assert shape_type == "rectangle"
+    assert sorted(yx.tolist()) == sorted(corners.tolist())
+
+
+def test_a_sheared_rectangle_is_a_polygon() -> None:
+    corners = np.array([(0.0, 0), (0, 4), (2, 5), (2, 1)])
     roi = from_napari("rectangle", corners)
     assert roi.kind == "polygon"
     np.testing.assert_array_equal(to_napari(roi)[1], corners)
+
+
+RINGS = [
+    np.array([(0.0, 0), (0, 9), (9, 9), (9, 0)]),
+    np.array([(2.0, 2), (2, 4), (4, 4), (4, 2)]),
+    np.array([(20.0, 20), (20, 24), (24, 24)]),
+]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_composite_is_one_polygon_and_comes_back(count: int) -> None:
+    roi = Roi.composite(RINGS[:count])
+    shape_type, yx = to_napari(roi)
+    assert shape_type == "polygon"
+    assert from_napari(shape_type, yx) == roi
+    # The way in and out encloses nothing: the pixels are the same as those of the one polygon.
+    np.testing.assert_array_equal(to_mask(Roi.polygon(yx), (30, 30)), to_mask(roi, (30, 30)))
+
+
+def test_a_polygon_that_merely_touches_itself_stays_one() -> None:
+    yx = [(0, 0), (0, 4), (4, 4), (0, 0), (-4, -4), (0, -4)]
+    assert from_napari("polygon", yx).kind == "polygon"
+
+
+def test_an_arrow_draws_its_head() -> None:
+    shape_type, yx = to_napari(Roi.arrow((0, 0), (0, 20), Arrow(head_size=10)))
+    assert shape_type == "path"
+    assert yx.tolist()[:2] == [[0, 0], [0, 20]]
+    assert yx.min(axis=0)[0] < 0 < yx.max(axis=0)[0]
+    assert len(to_napari(Roi.arrow((0, 0), (0, 0)))[1]) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openhcs_stream.errors import ProtocolViolation
-from openhcs_stream.rois import Roi, decode, encode
+from openhcs_stream.rois import Roi, Spline, decode, encode
 
+CORNERS = {"type": "corners", "diameter": 2}
 SQUARE = [(0, 0), (0, 4), (4, 4), (4, 0)]
 
 
@@ -37,6 +38,9 @@ def test_defaults_take_no_room() -> None:
         "group": 3,
         "position": (0, 0, 1),
         "properties": {"a": "b"},
+        "details": Spline(),
+        "flat_position": True,
+        "imagej_options": 8,
     }.items():
         one = [plain[0].replace(**{field: value}), *plain[1:]]
         assert len(encode(one)) > size
@@ -81,7 +85,7 @@ def fields() -> list[Any]:
     block: list[Any] = msgspec.msgpack.decode(
         encode(
             [
-                Roi.rectangle(0, 0, 4, 4, name="a", stroke_color="#ff0000ff", group=1),
+                Roi.rounded_rectangle(0, 0, 4, 4, 2, name="a", stroke_color="#ff0000ff", group=1),
                 Roi.points([(0.1, 0)], stroke_width=1.0, position=(1, 1, 1), properties={"a": "b"}),
             ]
         )
@@ -96,7 +100,7 @@ def float64s(*numbers: float) -> bytes:
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        (0, 2, "version 2"),
+        (0, 1, "version 1"),
         (1, 3, "counts have"),
         (1, -1, "can't be read"),
         (2, b"\x01", "kinds have"),
@@ -121,6 +125,13 @@ def float64s(*numbers: float) -> bytes:
         (11, b"\xff" * 24, "position is too large"),
         (12, [{}], "properties are 1"),
         (12, [{"a": 1}, {}], "can't be read"),
+        (13, {}, "lacks its details"),
+        (13, {0: {"type": "corners", "diameter": 0}}, "can't be read"),
+        (13, {0: {"type": "spline"}}, "details of another kind"),
+        (13, {7: {"type": "spline"}}, "details of ROI 7 of 2"),
+        (13, {0: CORNERS, 1: {"type": "markers", "counters": [1, 2]}}, "2 counters for 1 points"),
+        (14, b"1", "flat_positions have"),
+        (15, b"\x01\x00\x00\x00", "imagej_options have bits"),
     ],
     ids=str,
 )

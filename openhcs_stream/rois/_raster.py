@@ -1,0 +1,313 @@
+"""Which pixels a ROI has: ImageJ's own rule, so that a region has the same pixels here and there.
+
+- Polygons and whatever becomes one (freehand, traced, splines, ellipses, rotated and rounded
+  rectangles, composites): even-odd at the pixel's centre. Ties: the left and top edges exclude, the
+  right and bottom edges include.
+- Rectangles and upright ovals count with whole numbers: the corner cut toward zero, the size
+  rounded up. An oval has the pixels whose centres fulfil (dx / a)² + (dy / b)² <= 1.
+- A text has its box.
+- Points: a whole number is the centre of its pixel; half is rounded up.
+- Lines of any kind, arrows too: the pixels that ImageJ draws with a width of one pixel, whatever
+  the stroke's width.
+
+Source: ImageJ 1.54p ``PolygonFiller``, ``OvalRoi``, ``PointRoi``, ``ImageProcessor.lineTo``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from openhcs_stream.errors import InvalidItem
+from openhcs_stream.rois import _outline
+from openhcs_stream.rois._details import Corners, Path, Spline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from openhcs_stream.rois._model import Roi
+
+    Floats = npt.NDArray[np.float32]
+    Mask = npt.NDArray[np.bool_]
+
+__all__ = ["to_labels", "to_mask"]
+
+#: Crossings this near to the border of a pixel are computed again, step by step as ImageJ does.
+_NEAR: Final = 1e-9
+#: ImageJ's bounds are integers of 32 bits; what lies farther away is moved here.
+_FARTHEST: Final = 1e9
+#: Crossings of rows and edges that are looked at in one go.
+_CROSSINGS: Final = 1 << 21
+#: An edge of more rows is not: ImageJ has no image so tall.
+_TALLEST: Final = 1 << 20
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def to_mask(roi: Roi, shape: tuple[int, int]) -> Mask:
+    """Mark the pixels of a ROI in an image, by ImageJ's rule (see this module's text).
+
+    Parameters
+    ----------
+    roi : Roi
+        Any kind.
+    shape : (height, width)
+        In pixels.
+
+    Returns
+    -------
+    (Y, X) bool array
+        What lies outside of the image is cut off.
+    """
+    mask = np.zeros(_checked_shape(shape), np.bool_)
+    top, left, part = _part(roi, *mask.shape)
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return mask
+
+
+def to_labels(rois: Iterable[Roi], shape: tuple[int, int]) -> npt.NDArray[Any]:
+    """Paint ROIs into a label image, by the same rule as `to_mask`; the later covers the earlier.
+
+    Parameters
+    ----------
+    rois : iterable of Roi
+        One whose name is a whole number from 1, as `from_labels` names them, has that label. The
+        others have the numbers that follow the greatest of these, in their order.
+    shape : (height, width)
+        In pixels.
+
+    Returns
+    -------
+    (Y, X) array of uint16, or uint32 where a label is larger
+        0 where there is no ROI.
+    """
+    height, width = _checked_shape(shape)
+    rois = list(rois)
+    numbers = [int(roi.name) if _NUMBER.fullmatch(roi.name) else 0 for roi in rois]
+    following = max(numbers, default=0)
+    labels = np.zeros(
+        (height, width), np.uint16 if following + numbers.count(0) < 1 << 16 else np.uint32
+    )
+    for roi, number in zip(rois, numbers, strict=True):
+        if not number:
+            following += 1
+            number = following
+        top, left, part = _part(roi, height, width)
+        labels[top : top + part.shape[0], left : left + part.shape[1]][part] = number
+    return labels
+
+
+def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = (int(number) for number in shape)
+    except (TypeError, ValueError):
+        height = width = -1
+    if height < 0 or width < 0:
+        raise InvalidItem(
+            f"{shape!r} is no shape of an image plane.", cure="Pass (height, width) in pixels."
+        )
+    return height, width
+
+
+def _part(roi: Roi, height: int, width: int) -> tuple[int, int, Mask]:
+    """Find the top, left and mask of what lies in an image: no larger than the image, or empty."""
+    if np.abs(roi.coordinates).max() > _FARTHEST:
+        roi = roi.replace(coordinates=np.clip(roi.coordinates, -_FARTHEST, _FARTHEST))
+    xy = roi.coordinates
+    match roi.kind:
+        case "rectangle" | "text":
+            left, top, wide, high = _outline.int_box(xy)
+            window = _Window(left, top, wide, high, height, width)
+            return window.placed(np.ones(window.shape, np.bool_))
+        case "oval":
+            return _oval(_outline.int_box(xy), height, width)
+        case "rounded rectangle":
+            assert isinstance(roi.details, Corners)
+            left, top, wide, high = _outline.int_box(xy)
+            points, segments = _outline.rounded_path(left, top, wide, high, roi.details.diameter)
+            relative = (points - (left, top)).astype(np.float32)
+            rings = _outline.path_rings(relative, segments)
+            window = _Window(left, top, wide, high, height, width)
+            return _filled([ring.astype(np.float32) for ring in rings], (0.0, 0.0), window)
+        case "composite":
+            assert isinstance(roi.details, Path)
+            return _composite(xy, roi.details.segments, height, width)
+        case "ellipse" | "rotated rectangle":
+            corners = (
+                _outline.ellipse_vertices(xy)
+                if roi.kind == "ellipse"
+                else _outline.rectangle_corners(xy)
+            )
+            low = np.floor(corners.min(axis=0))
+            size = ((_outline.most(corners) - low).astype(np.float64) + 0.5).astype(np.int64)
+            wide, high = size.tolist()
+            window = _Window(int(low[0]), int(low[1]), wide, high, height, width)
+            return _filled([corners - low], (0.0, 0.0), window)
+        case "point":
+            return _points(xy, height, width)
+        case "line" | "arrow":
+            # A straight line keeps its ends in full; ImageJ's file has them in float32.
+            ends = _rounded(xy.astype(np.float32).astype(np.float64))
+            return _drawn(ends, height, width)
+    if isinstance(roi.details, Spline):
+        relative, base = _outline.spline_relative(roi)
+    else:
+        relative, base = _outline.relative_vertices(xy)
+    if not roi.is_area:
+        return _drawn(_rounded(base + relative), height, width)
+    low = np.floor(base)
+    size = relative.max(axis=0).astype(np.float64)
+    wide, high = (np.ceil(base + size) - low).astype(np.int64).tolist()
+    window = _Window(int(low[0]), int(low[1]), wide, high, height, width)
+    return _filled([relative], tuple((base - low).tolist()), window)
+
+
+class _Window:
+    """What an image shows of a ROI's integer bounds: rows and columns counted from the bounds."""
+
+    def __init__(self, left: int, top: int, wide: int, high: int, height: int, width: int) -> None:
+        self.left, self.top, self.wide = left, top, wide
+        self.first_row, self.end_row = _common(top, high, height)
+        self.first_column, self.end_column = _common(left, wide, width)
+        self.shape = self.end_row - self.first_row, self.end_column - self.first_column
+
+    def placed(self, mask: Mask) -> tuple[int, int, Mask]:
+        return max(self.top + self.first_row, 0), max(self.left + self.first_column, 0), mask
+
+
+def _common(start: int, size: int, image_size: int) -> tuple[int, int]:
+    first = min(max(0, -start), max(size, 0))
+    return first, max(first, min(size, image_size - start))
+
+
+def _oval(box: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, Mask]:
+    left, top, wide, high = box
+    window = _Window(left, top, wide, high, height, width)
+    a, b = wide / 2.0, high / 2.0
+    x = np.arange(window.first_column, window.end_column) - (a - 0.5)
+    y = np.arange(window.first_row, window.end_row)[:, None] - (b - 0.5)
+    return window.placed(x * x / (a * a) + y * y / (b * b) <= 1.0)
+
+
+def _composite(
+    xy: npt.NDArray[np.float64], segments: bytes, height: int, width: int
+) -> tuple[int, int, Mask]:
+    floats = xy.astype(np.float32).astype(np.float64)
+    low = np.floor(_outline.path_low(floats, segments))
+    high = np.ceil(floats.max(axis=0))
+    relative = (floats - low).astype(np.float32)
+    rings = [ring.astype(np.float32) for ring in _outline.path_rings(relative, segments)]
+    wide, tall = (high - low).astype(np.int64).tolist()
+    window = _Window(int(low[0]), int(low[1]), wide, tall, height, width)
+    return _filled(rings, (0.0, 0.0), window)
+
+
+def _filled(
+    rings: list[Floats], offset: tuple[float, ...], window: _Window
+) -> tuple[int, int, Mask]:
+    """Fill rings as ImageJ's ``PolygonFiller``; what is inside an even number of rings is a hole.
+
+    The filler pairs the crossings of each row from left to right. Toggling everything to the right
+    of each crossing gives the same, without sorting.
+    """
+    rows, columns = window.shape
+    if not rings or not rows or not columns:
+        return window.placed(np.zeros((rows, columns), np.bool_))
+    starts = np.concatenate(rings).astype(np.float64) + offset
+    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings]).astype(np.float64) + offset
+    row1, row2 = (_rounded(points[:, 1]) for points in (starts, ends))
+    crossing = (row1 != row2) & ((row1 > 0) | (row2 > 0))
+    starts, ends, row1, row2 = (values[crossing] for values in (starts, ends, row1, row2))
+    upward = (row1 > row2)[:, None]
+    starts, ends = np.where(upward, ends, starts), np.where(upward, starts, ends)
+    row1, row2 = np.minimum(row1, row2), np.maximum(row1, row2)
+    slope = (ends[:, 0] - starts[:, 0]) / (ends[:, 1] - starts[:, 1])
+    x = starts[:, 0] + (row1 - starts[:, 1] + 0.5) * slope + 1e-8
+    above = row1 < 0
+    x[above] += slope[above] * -row1[above]
+    row1[above] = 0
+    first = np.maximum(row1, window.first_row)
+    last = np.minimum(row2, window.end_row)
+    counts = np.maximum(last - first, 0).astype(np.int64)
+    done = np.cumsum(counts)
+    toggles = np.zeros(rows * (columns + 1), np.uint8)
+    begin = 0
+    while begin < len(counts):  # in parts: many long edges have very many crossings
+        limit = (done[begin - 1] if begin else 0) + _CROSSINGS
+        end = max(begin + 1, int(np.searchsorted(done, limit, side="right")))
+        edge = np.repeat(np.arange(begin, end), counts[begin:end])
+        row = np.arange(len(edge)) - np.repeat(
+            done[begin:end] - counts[begin:end] - (done[begin] - counts[begin]), counts[begin:end]
+        )
+        row = row + first[edge]
+        at = x[edge] + (row - row1[edge]) * slope[edge] + 0.5
+        for i in np.flatnonzero(np.abs(at - np.rint(at)) < _NEAR).tolist():
+            # ImageJ adds the slope row by row, and this near the last bit decides.
+            one = edge[i]
+            steps = int(row[i] - row1[one])
+            if 0 < steps < _TALLEST:
+                walk = np.append(x[one], np.full(steps, slope[one]))
+                at[i] = np.add.accumulate(walk)[-1] + 0.5
+        # Toward zero as Java casts, cut to the bounds, then to what the image shows of them.
+        column = np.clip(np.trunc(at), 0, window.wide).astype(np.int64)
+        column = np.clip(column - window.first_column, 0, columns)
+        cell = (row.astype(np.int64) - window.first_row) * (columns + 1) + column
+        toggles ^= (np.bincount(cell, minlength=len(toggles)) & 1).astype(np.uint8)
+        begin = end
+    inside = np.bitwise_xor.accumulate(toggles.reshape(rows, columns + 1)[:, :columns], axis=1)
+    return window.placed(inside.view(np.bool_))
+
+
+def _points(xy: npt.NDArray[np.float64], height: int, width: int) -> tuple[int, int, Mask]:
+    relative, base = _outline.relative_vertices(xy)
+    low = np.floor(base + 0.5)
+    return _cells(low + _rounded(relative + (base - low)), height, width)
+
+
+def _drawn(ends: npt.NDArray[np.float64], height: int, width: int) -> tuple[int, int, Mask]:
+    """Draw a line through whole numbers: equal steps, as many as the longer side has pixels.
+
+    A piece that comes from outside begins at the image's border, as in ImageJ: which pixels it has
+    depends, where it passes between two, on the image's size.
+    """
+    cells = []
+    for start, end in itertools.pairwise(ends.tolist()):
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        n = max(abs(dx), abs(dy))
+        steps = (dx / n, dy / n) if n else (0.0, 0.0)
+        first, last = 0.0, n
+        for at, step, size in zip(start, steps, (width, height), strict=True):
+            if step:
+                near, far = (-1, size) if step > 0 else (size, -1)
+                first = max(first, math.trunc((near - at) / step))
+                last = min(last, math.trunc((far - at) / step))
+            elif not -1 <= at <= size:
+                last = -1.0
+        if first <= last:
+            walk = np.empty((int(last - first) + 1, 2))
+            walk[0] = start[0] + first * steps[0], start[1] + first * steps[1]
+            walk[1:] = steps
+            cells.append(_rounded(np.add.accumulate(walk)))
+    return _cells(np.concatenate(cells) if cells else np.empty((0, 2)), height, width)
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Round half up as Java's ``Math.round``: floor(x + 0.5) is wrong just below a half."""
+    low = np.floor(values)
+    return low + (values - low >= 0.5)
+
+
+def _cells(cells: npt.NDArray[np.float64], height: int, width: int) -> tuple[int, int, Mask]:
+    seen = (cells >= 0).all(axis=1) & (cells[:, 0] < width) & (cells[:, 1] < height)
+    if not seen.any():
+        return 0, 0, np.zeros((0, 0), np.bool_)
+    x, y = cells[seen].astype(np.int64).T
+    left, top = int(x.min()), int(y.min())
+    part = np.zeros((int(y.max()) - top + 1, int(x.max()) - left + 1), np.bool_)
+    part[y - top, x - left] = True
+    return top, left, part
