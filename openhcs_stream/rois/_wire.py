@@ -170,9 +170,9 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
         return [
             Roi.unchecked(
                 kind, coordinates[end - count : end], name, stroke, fill, width, group, position,
-                props, details.get(i), is_flat != 0, bits,
+                props, details.get(i), flag != 0, bits,
             )
-            for i, kind, count, end, name, stroke, fill, width, group, position, props, is_flat, bits
+            for i, kind, count, end, name, stroke, fill, width, group, position, props, flag, bits
             in zip(
                 range(n), kinds, counts.tolist(), ends.tolist(), names, stroke_colors, fill_colors,
                 widths, groups, positions, properties, flat, options, strict=True,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import Roi, from_labels, to_labels
+from openhcs_stream.rois import Roi, from_labels, to_labels, to_mask
 
 Array = np.ndarray[Any, Any]
 
@@ -77,6 +77,24 @@ def test_any_label_image(labels: Array) -> None:
 @settings(max_examples=200, deadline=None)
 def test_there_and_back(labels: Array) -> None:
     np.testing.assert_array_equal(to_labels(from_labels(labels), labels.shape), labels)
+
+
+def test_many_polygons_are_painted_as_one_by_one() -> None:
+    random = np.random.default_rng(5)
+    rois = []
+    for i in range(900):
+        xy = random.uniform(-9, 60, 2) + random.uniform(-9, 9, (random.integers(3, 9), 2))
+        xy = np.rint(xy * 2) / 2 if i % 3 else xy
+        rois.append(Roi("polygon", xy.round() if i % 3 == 1 else xy))
+        if i % 200 == 7:
+            rois.append(Roi.oval(i % 30, 5, i % 30 + 9, 20))
+        if i % 333 == 0:
+            rois.append(Roi("freehand", xy * 20))
+    expected = np.zeros((50, 55), np.uint16)
+    for number, roi in enumerate(rois, 1):
+        expected[to_mask(roi, expected.shape)] = number
+    np.testing.assert_array_equal(to_labels(rois, expected.shape), expected)
+    assert to_labels(rois, (0, 5)).shape == (0, 5)
 
 
 def test_numbers_and_order() -> None:

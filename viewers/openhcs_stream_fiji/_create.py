@@ -34,6 +34,8 @@ _OPTIONS = {
     "round": "yes|no",
     "save": r".+",
 }
+#: With less, Java ends the process, or nothing but it fits.
+_LEAST_NBYTES = 192 << 20
 _LIBRARIES = "libx11-6 libxext6 libxi6 libxrender1 libxtst6 libfontconfig1 fonts-dejavu-core"
 
 
@@ -66,6 +68,12 @@ def create(*, headless: bool, title: str, options: Mapping[str, str]) -> Viewer:
                 cure="There are: fiji=PATH_OR_ENDPOINT, memory=8g, java=HOME, round=yes, "
                 "save=FOLDER.",
             )
+    memory = options.get("memory", "")
+    if memory and int(memory[:-1]) << (30 if memory[-1] in "gG" else 20) < _LEAST_NBYTES:
+        raise UsageError(
+            f"memory={memory} is too little for ImageJ, Java and any image.",
+            cure=f"Give it {_LEAST_NBYTES >> 20}m or more.",
+        )
     save = options.get("save")
     if save and not Path(save).is_dir():
         raise UsageError(f"save={save} is no folder.", cure="Make it first.")
@@ -181,7 +189,6 @@ def _through_pyimagej(fiji: str, *, headless: bool, options: Mapping[str, str]) 
             str(folder) if folder.is_dir() else fiji,
             mode="headless" if headless else "interactive",
         )
-        end_quietly()
         java = Java()
         _ = java.ImagePlus
     except Exception as error:  # whatever pyimagej, scyjava, jgo or Java raises
@@ -190,6 +197,8 @@ def _through_pyimagej(fiji: str, *, headless: bool, options: Mapping[str, str]) 
             cure="Check that it starts by itself, or leave --option fiji= out and use the embedded "
             "ImageJ.",
         ) from error
+    finally:
+        end_quietly()  # scyjava has put an ending of its own before
     return java, gateway
 
 

@@ -31,6 +31,8 @@ Position = tuple[int, int, int]
 SATURATED: Final = 0.35
 #: ImageJ blends no more channels than these; from there on it shows one at a time.
 MOST_BLENDED: Final = 8
+#: Planes of an arrival that are looked at for one that is not of one flat value.
+_MOST_LOOKED_AT: Final = 8
 #: Planes of which the Info property tells; each slice's label has all about that slice.
 _MOST_TOLD: Final = 500
 
@@ -289,6 +291,9 @@ class Hyperstack:
             for start, to, length in _runs(steps):
                 java.System.arraycopy(was_arrays, start, arrays, to, length)
                 java.System.arraycopy(was_labels, start, labels, to, length)
+            if len(old) == 1:  # ImageJ may have forgotten the label of a single slice
+                ((coords, _),) = old.items()
+                labels[self._slots[coords]] = self._label(coords)
             new: Iterable[Coords] = places
         else:
             new = self.layer.stack.planes
@@ -374,11 +379,11 @@ class Hyperstack:
         if layer.kind == "labels":
             self._dress_labels(places, fresh=fresh)
             return
-        first: dict[tuple[PlaceValue, ...], Coords] = {}
+        new: dict[tuple[PlaceValue, ...], list[Coords]] = {}
         specs: dict[tuple[PlaceValue, ...], LayerSpec] = {}
         for coords in layer.stack.planes if fresh else places:
             name = self._name_of(coords)
-            first.setdefault(name, coords)
+            new.setdefault(name, []).append(coords)
             specs[name] = layer.specs.get(coords, spec)
         if fresh:
             self._limits.clear()
@@ -393,7 +398,7 @@ class Hyperstack:
                 self._set_range(index, *limits)
                 self._flat.discard(name)
             elif limits is None and (name not in known or name in self._flat):
-                self._stretch(index, name, first[name])
+                self._stretch(index, name, new[name][:_MOST_LOOKED_AT])
             self._limits[name] = limits
         if imp.isComposite():
             self._show_own_lut()
@@ -410,10 +415,10 @@ class Hyperstack:
             table.min, table.max = old.min, old.max
             self.imp.setChannelLut(table, index)
         else:
+            # Not the image's own setLut: it takes its stack from an image of a single slice.
             processor = self.imp.getProcessor()
-            low, high = processor.getMin(), processor.getMax()
-            self.imp.setLut(table)
-            self.imp.setDisplayRange(low, high)
+            table.min, table.max = processor.getMin(), processor.getMax()
+            processor.setLut(table)
 
     def _set_range(self, index: int, low: float, high: float) -> None:
         high = high if high > low else low + 1
@@ -424,23 +429,23 @@ class Hyperstack:
         else:
             self.imp.setDisplayRange(low, high)
 
-    def _stretch(self, index: int, name: tuple[PlaceValue, ...], coords: Coords) -> None:
-        """Contrast as ImageJ's own "Enhance Contrast" sets it, from one plane."""
-        processor = self.imp.getStack().getProcessor(self._slots[coords] + 1)
-        processor.resetMinAndMax()
-        low, high = processor.getMin(), processor.getMax()
-        stats = processor.getStats()
-        if not stats.min < stats.max:
+    def _stretch(self, index: int, name: tuple[PlaceValue, ...], places: Sequence[Coords]) -> None:
+        """Contrast as ImageJ's own "Enhance Contrast" sets it, from the first plane that tells."""
+        low, high = 0.0, 1.0
+        self._flat.add(name)
+        for coords in places:
+            processor = self.imp.getStack().getProcessor(self._slots[coords] + 1)
+            processor.resetMinAndMax()
+            stats = processor.getStats()
+            if stats.min < stats.max:
+                self._flat.discard(name)
+                self._java.ContrastEnhancer().stretchHistogram(processor, SATURATED)
+                low, high = float(processor.getMin()), float(processor.getMax())
+                break
             # One flat value (an empty well) says nothing: the next data may.
-            self._flat.add(name)
-            low, high = min(stats.min, 0.0), max(stats.max, 1.0)
-            if not math.isfinite(low) or not math.isfinite(high):
-                low, high = 0.0, 1.0
-        else:
-            self._flat.discard(name)
-            self._java.ContrastEnhancer().stretchHistogram(processor, SATURATED)
-            low, high = processor.getMin(), processor.getMax()
-        self._set_range(index, float(low), float(high))
+            if math.isfinite(stats.min):
+                low, high = min(float(stats.min), 0.0), max(float(stats.max), 1.0)
+        self._set_range(index, low, high)
 
     def _dress_labels(self, places: Sequence[Coords], *, fresh: bool) -> None:
         highest = self._highest_label
@@ -448,7 +453,7 @@ class Hyperstack:
             stats = self.imp.getStack().getProcessor(self._slots[coords] + 1).getStats()
             highest = max(highest, float(stats.max))
         if fresh:
-            self.imp.setLut(label_lut(self._java))
+            self.imp.getProcessor().setLut(label_lut(self._java))
         if fresh or highest > self._highest_label:
             # Labels up to 255 have each its own colour; more of them share colours.
             self.imp.setDisplayRange(0.0, highest)

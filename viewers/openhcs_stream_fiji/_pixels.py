@@ -265,7 +265,9 @@ class Keeper:
         elif plane.dtype == _OF_JAVA[java]:
             self._copy(array, np.ascontiguousarray(plane), java)
         else:
-            self._copy(array, plane.astype(_OF_JAVA[java], order="C"), java)
+            with np.errstate(over="ignore"):  # only where it was allowed to round
+                converted = plane.astype(_OF_JAVA[java], order="C")
+            self._copy(array, converted, java)
 
     def _copy(self, array: Any, plane: npt.NDArray[Any], java: str) -> None:
         """Copy a plane, contiguous and of Java's own type, without looking at its numbers."""
@@ -293,7 +295,8 @@ class Keeper:
         (buffer if form.java == "byte" else getattr(buffer, self._views[form.java])()).put(array)
         if form.java == "int":
             return raw.view(np.uint8).reshape(form.height, form.width, 4)[..., 2::-1]
-        return raw if dtype == raw.dtype else raw.astype(dtype)
+        with np.errstate(invalid="ignore"):  # of what was rounded beyond its type
+            return raw if dtype == raw.dtype else raw.astype(dtype)
 
     def read_rgb(self, array: Any, form: Form) -> npt.NDArray[np.uint8]:
         """Values of a Java array of RGB: (Y, X, 3)."""

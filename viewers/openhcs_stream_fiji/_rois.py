@@ -59,10 +59,10 @@ def _of_roi(java: Java, roi: Roi, origin: Mapping[str, object]) -> Any:
         native.setGroup(roi.group)  # and gives it the group's colour
     if roi.stroke_width:
         native.setStrokeWidth(float(roi.stroke_width))
+    if roi.fill_color:  # before the stroke, whose colour it takes away
+        native.setFillColor(parse_color(java, roi.fill_color))
     if roi.stroke_color:
         native.setStrokeColor(parse_color(java, roi.stroke_color))
-    if roi.fill_color:
-        native.setFillColor(parse_color(java, roi.fill_color))
     _tell(native, {**origin, **roi.properties})
     return native
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from openhcs_stream.viewer._scene import PlaceValue
 
 
+_outliving: list[subprocess.Popen[bytes]] = []
+
+
 class Stage:
     """What a receiver does: keep the pixels, commit to the scene, show on the viewer's thread."""
 
@@ -81,7 +84,7 @@ def display() -> Iterator[str]:
                     "libxext6 libxi6 libxrender1 libxtst6 fonts-dejavu-core")  # fmt: skip
     reading, writing = os.pipe()
     command = [program, "-displayfd", str(writing), "-screen", "0", "1280x1024x24"]
-    command += ["-nolisten", "tcp", "-terminate"]  # it ends with its only client, crashed or not
+    command += ["-nolisten", "tcp"]
     server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
     os.close(writing)
     with os.fdopen(reading) as pipe:
@@ -91,12 +94,16 @@ def display() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISPLAY", f":{number}")
         yield f":{number}"
-    # Java ends its process when its display is gone, so the display has to outlive it.
     if running_java() is None:
         server.terminate()
         server.wait(10)
-    else:
-        server.returncode = 0  # it ends by itself, a moment after this process
+        return
+    # Java ends its process when its display is gone, so the display has to outlive this process:
+    # at whose end, by whatever death, the pipe is closed.
+    watcher = ["sh", "-c", 'cat; kill "$0"', str(server.pid)]
+    _outliving.append(subprocess.Popen(watcher, stdin=subprocess.PIPE, start_new_session=True))
+    for each in (server, *_outliving):
+        each.returncode = 0  # nobody waits for them
 
 
 @pytest.fixture(scope="session")

@@ -92,9 +92,8 @@ def test_colour_has_no_alpha(keeper: Keeper) -> None:
     kept = keeper.keep(rgba, None, COLOUR)
     assert kept.shape == (5, 7, 3)
     np.testing.assert_array_equal(np.asarray(kept), rgba[..., :3])
-    assert kept.array[0] & 0xFFFFFFFF == 0xFF000000 | int.from_bytes(
-        rgba[0, 0, :3].tobytes(), "big"
-    )
+    red, green, blue = rgba[0, 0, :3].tolist()
+    assert kept.array[0] & 0xFFFFFFFF == 0xFF000000 | red << 16 | green << 8 | blue
 
 
 def test_colour_of_more_bits_is_refused(keeper: Keeper) -> None:
@@ -146,18 +145,3 @@ def test_memory_that_fills_up_plane_by_plane(keeper: Keeper, java: Any) -> None:
     assert free > 50 << 20  # ImageJ can still draw
     kept.clear()
     assert np.asarray(keeper.keep(plane, None, IMAGE)).all()
-
-
-def test_copies_are_much_faster_than_jpype_itself(keeper: Keeper, java: Any) -> None:
-    """Measured 8 to 12 GB/s against 0.2 to 0.6; a tenth of that must hold on a busy machine."""
-    pixels = np.ones((2048, 2048), np.uint16)
-    kept = keeper.keep(pixels, None, IMAGE)
-    ours, theirs = [], []
-    for _ in range(5):
-        began = time.perf_counter()
-        keeper.keep(pixels, kept, IMAGE)
-        between = time.perf_counter()
-        java.shorts(pixels.ravel().view(np.int16))
-        ours.append(between - began)
-        theirs.append(time.perf_counter() - between)
-    assert min(theirs) > 3 * min(ours)
