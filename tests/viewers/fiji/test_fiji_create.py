@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,11 +143,6 @@ def test_a_folder_of_imagej(tmp_path: Path) -> None:
     assert make(fiji=str(tmp_path)).startswith("made: 1.54p")
 
 
-# Not importorskip: where Java runs already, pyimagej raises when it is imported.
-needs_pyimagej = pytest.mark.skipif(find_spec("imagej") is None, reason="pyimagej is not installed")
-
-
-@needs_pyimagej
 def test_a_fiji_that_does_not_start(tmp_path: Path) -> None:
     """A folder that looks right and has not all in it, through the real pyimagej."""
     need("imagej")
@@ -160,7 +154,6 @@ def test_a_fiji_that_does_not_start(tmp_path: Path) -> None:
     assert "embedded ImageJ" in said
 
 
-@needs_pyimagej
 def test_ones_own_fiji_through_pyimagej(tmp_path: Path) -> None:
     """With a double of pyimagej, that starts Java as the real one does and gives a gateway."""
     (tmp_path / "jars").mkdir()

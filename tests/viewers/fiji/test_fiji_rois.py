@@ -258,7 +258,7 @@ def test_ten_thousand_outlines_at_once(stage: Stage) -> None:
     stage.show((rois(name="many"), (), sent))
     took = time.monotonic() - began
     assert len(drawn(stage, raw)) == len(manager(stage)) == 10_001
-    assert took < 3  # 0.3 s on an idle machine
+    assert took < 10  # 0.4 s on an idle machine
 
 
 # --- points and tracks ----------------------------------------------------------------------------
