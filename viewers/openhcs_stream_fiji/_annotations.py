@@ -181,6 +181,7 @@ class Annotations:
             positions = [_as_imagej(p, shape) for p in image.extent.positions(at)]
         if positions == entry.positions:
             return False
+        was_placed = bool(entry.positions)
         entry.positions = positions
         entry.shown = []
         rois = layer.items[coords] if layer.kind == "rois" else [None] * len(entry.natives)
@@ -191,7 +192,7 @@ class Annotations:
                 c, z, t = (ours or theirs for ours, theirs in zip(position, own, strict=True))
                 if c or z or t:
                     placed.setPosition(c, z, t)
-                else:
+                elif was_placed:
                     placed.setPosition(0)
                 entry.shown.append(placed)
         return True

@@ -40,7 +40,8 @@ def to_java(java: Java, layer: SceneLayer, item: Any, facts: Mapping[str, object
     origin = {MARK: layer.title, **facts}
     match layer.kind:
         case "rois":
-            made = [_of_roi(java, roi, origin) for roi in item]
+            text = java.jpype.JString(_properties(origin))
+            made = [_of_roi(java, roi, origin, text) for roi in item]
             for number, native in enumerate(made, 1):
                 if not native.getName():
                     native.setName(f"{layer.key.name}-{number:04d}")
@@ -51,7 +52,8 @@ def to_java(java: Java, layer: SceneLayer, item: Any, facts: Mapping[str, object
             return _of_tracks(java, layer, item, origin)
 
 
-def _of_roi(java: Java, roi: Roi, origin: Mapping[str, object]) -> Any:
+def _of_roi(java: Java, roi: Roi, origin: Mapping[str, object], text: Any) -> Any:
+    """One ROI; `text` is its properties where it has none of its own."""
     native = _shape(java, roi)
     if roi.name:
         native.setName(roi.name)
@@ -63,7 +65,7 @@ def _of_roi(java: Java, roi: Roi, origin: Mapping[str, object]) -> Any:
         native.setFillColor(parse_color(java, roi.fill_color))
     if roi.stroke_color:
         native.setStrokeColor(parse_color(java, roi.stroke_color))
-    _tell(native, {**origin, **roi.properties})
+    native.setProperties(_properties({**origin, **roi.properties}) if roi.properties else text)
     return native
 
 
@@ -74,7 +76,7 @@ def _shape(java: Java, roi: Roi) -> Any:
     if is_plain and kind is not None:
         # Made directly, an outline costs a seventh of what it takes through a .roi file.
         rounded = np.rint(xy)
-        if roi.is_area and np.array_equal(rounded, xy):
+        if roi.is_area and (rounded == xy).all():
             x, y = (java.ints(np.ascontiguousarray(c, np.int32)) for c in rounded.T)
             return java.PolygonRoi(x, y, len(xy), kind)
         x, y = (java.floats(np.ascontiguousarray(c, np.float32)) for c in xy.T)
@@ -99,7 +101,7 @@ def _of_points(
     native.setSize(_LARGE)
     native.setName(layer.key.name)
     native.setStrokeColor(java.Color(255, 165, 0))
-    _tell(native, origin)
+    native.setProperties(_properties(origin))
     return [native]
 
 
@@ -117,12 +119,13 @@ def _of_tracks(java: Java, layer: SceneLayer, rows: Any, origin: Mapping[str, ob
         native.setName(f"{layer.key.name} {number:g}")
         native.setStrokeColor(java.Color.getHSBColor(number * 0.618034 % 1.0, 0.8, 1.0))
         times = " ".join(f"{time:g}" for time in track[:, 1])
-        _tell(native, {**origin, "track": f"{number:g}", "times": times})
+        facts = {**origin, "track": f"{number:g}", "times": times}
+        native.setProperties(_properties(facts))
         made.append(native)
     return made
 
 
-def _tell(native: Any, facts: Mapping[str, object]) -> None:
-    """Set all properties in one call; ImageJ keeps one in a line."""
+def _properties(facts: Mapping[str, object]) -> str:
+    """As ImageJ keeps them: one in a line."""
     lines = (f"{key}: {value}".replace("\n", " ") for key, value in facts.items() if value != "")
-    native.setProperties("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

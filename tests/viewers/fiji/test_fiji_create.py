@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,12 +49,6 @@ def run(code: str, env: Mapping[str, str] | None = None) -> str:
 
 def make(*, headless: bool = True, env: Mapping[str, str] | None = None, **options: str) -> str:
     return run(CREATE.format(headless=headless, options=options), env)
-
-
-def need(package: str) -> None:
-    """Skip without it. Not by importing it: in a process with a JVM that fails, or starts more."""
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
 
 
 def test_the_embedded_one() -> None:
@@ -143,9 +137,10 @@ def test_a_folder_of_imagej(tmp_path: Path) -> None:
     assert make(fiji=str(tmp_path)).startswith("made: 1.54p")
 
 
+# Asked without importing it: in a process with a JVM that fails, or starts more.
+@pytest.mark.skipif(find_spec("imagej") is None, reason="pyimagej is not installed")
 def test_a_fiji_that_does_not_start(tmp_path: Path) -> None:
     """A folder that looks right and has not all in it, through the real pyimagej."""
-    need("imagej")
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars" / "ij-1.54p.jar").symlink_to(imagej_jar())
     (tmp_path / "jars" / "imglib2-imglyb-1.0.jar").touch()  # else it is looked for on the network
@@ -154,6 +149,7 @@ def test_a_fiji_that_does_not_start(tmp_path: Path) -> None:
     assert "embedded ImageJ" in said
 
 
+@pytest.mark.skipif(find_spec("scyjava") is None, reason="scyjava is not installed")
 def test_ones_own_fiji_through_pyimagej(tmp_path: Path) -> None:
     """With a double of pyimagej, that starts Java as the real one does and gives a gateway."""
     (tmp_path / "jars").mkdir()
@@ -171,7 +167,6 @@ def test_ones_own_fiji_through_pyimagej(tmp_path: Path) -> None:
             return Gateway()
         """)
     )
-    need("scyjava")
     said = make(fiji=str(tmp_path), memory="300m", env={"PYTHONPATH": str(tmp_path)})
     assert said.splitlines() == [f"init: {tmp_path} headless True", "made: 1.54p True"]
 
