@@ -121,11 +121,11 @@ def test_images_and_rois_in_one_batch(viewer: tuple[FijiLike, int]) -> None:
     windows = [layer for layer in layers if layer.kind == "image"]
     assert [dict(layer.key.split)["well"] for layer in windows] == ["A01", "A02"]
     for layer in windows:
-        assert layer.components == ("site", "channel", "time", "z")
+        assert layer.components == ("site", "channel", "z", "time")  # its COMPONENT_ORDER
         assert layer.spec.modes["channel"] == "channel"
         assert layer.spec.modes["z"] == "slice"
         assert layer.spec.modes["site"] == "frame"
-        assert layer.spec.colormap == "Fire"
+        assert layer.spec.colormap == "fire"
         assert layer.spec.contrast_limits == (0, 65535)
         assert len(layer.stack.planes) == 8
         assert all(info["path"].endswith(".tif") for info in layer.infos.values())

@@ -263,10 +263,10 @@ def test_forked_child_does_not_keep_the_lock(folder: Path) -> None:
         "child = os.fork()\n"
         "    if child == 0:\n"
         "        publication.close()\n"
-        "        print('child', flush=True)\n"
+        "        os.write(1, b'child\\n')  # whole, though two processes write to this pipe\n"
         "        time.sleep(60)\n"
         "        os._exit(0)\n"
-        "    print(child, flush=True)\n"
+        "    os.write(1, f'{child}\\n'.encode())\n"
         "    sys.stdin.read()",
     )
     process = subprocess.Popen(

@@ -244,4 +244,4 @@ def test_unknown_kind_is_refused_before_anything_is_started(folder: Path) -> Non
         discovery_launch("nonsense", timeout_s=5.0)
     assert not folder.exists()
     assert "pip install 'openhcs-stream[napari]'" in str(unknown_viewer("napari"))
-    assert "later version" in str(unknown_viewer("Fiji"))
+    assert "pip install 'openhcs-stream[fiji]'" in str(unknown_viewer("Fiji"))
