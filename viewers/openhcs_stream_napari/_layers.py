@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from openhcs_stream.errors import InvalidItem
+from openhcs_stream.viewer import channel_colormap
 from openhcs_stream_napari._array import LayerArray
 from openhcs_stream_napari._looks import (
     Contrast,
-    channel_colormap,
     contrast_of,
     known_colormap,
     known_unit,

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     import numpy.typing as npt
 
 __all__ = [
     "Contrast",
-    "channel_colormap",
     "contrast_of",
     "known_colormap",
     "known_unit",
@@ -24,39 +22,12 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-#: Usual names of channels, as regular expressions, and the colormap that people expect for them.
-#: ~ stands for any separator. "bop blue", since pure blue is too dark for the eye on black.
-_CHANNELS: tuple[tuple[str, str], ...] = (
-    (r"dapi|hoechst|bfp|nuclei|nuclear|dna|af?405|alexa~(fluor~)?405", "bop blue"),
-    (r"e?cfp|cerulean|turquoise", "cyan"),
-    (r"e?yfp|venus|citrine", "yellow"),
-    (r"e?gfp|fitc|af?488|alexa~(fluor~)?488|m?neon~green|syto|calcein", "green"),
-    (r"rfp|tritc|cy~3|af?(546|555|568)|alexa~(fluor~)?(546|555|568)|phalloidin", "bop orange"),
-    (r"m?cherry|td~tomato|texas~red|af?594|alexa~(fluor~)?594|mito~tracker|ds~red", "red"),
-    (r"cy~(5|5~5|7)|af?(633|647|680|750)|alexa~(fluor~)?(633|647|680|750)|far~red", "magenta"),
-    (r"bf|bright~field|phase|dic|transmitted|trans|tl", "gray"),
-)
-
-#: For channels of other names, in the order in which they come.
-_CYCLE = ("cyan", "magenta", "yellow", "green", "red", "bop blue")
-
 #: What ImageJ calls its lookup tables.
 _IMAGEJ_LUTS = {
     "grays": "gray",
     "grey": "gray",
     "greys": "gray",
 }
-
-
-def channel_colormap(channel: str, taken: Collection[str] = ()) -> str:
-    """A colormap for a channel: by its name, else the first of a cycle that is not `taken`."""
-    for pattern, colormap in _CHANNELS:
-        # A whole word, digits beside it or not: "w1DAPI", "GFP 2"; "transfected" is no "trans".
-        whole = rf"(?<![a-z])({pattern.replace('~', r'[^a-z0-9]*')})(?![a-z])"
-        if re.search(whole, channel.lower()):
-            return colormap
-    free = [colormap for colormap in _CYCLE if colormap not in taken]
-    return free[0] if free else _CYCLE[len(taken) % len(_CYCLE)]
 
 
 def known_colormap(name: str) -> str | None:

@@ -13,9 +13,9 @@ import pytest
 
 import openhcs_stream_napari
 from openhcs_stream.errors import UsageError
-from openhcs_stream.viewer import Viewer
+from openhcs_stream.viewer import Viewer, channel_colormap
 from openhcs_stream_napari._create import create
-from openhcs_stream_napari._looks import channel_colormap, known_colormap
+from openhcs_stream_napari._looks import known_colormap
 
 
 def test_the_row_names_the_factory() -> None:
