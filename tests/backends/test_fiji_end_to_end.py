@@ -1,4 +1,4 @@
-"""The Fiji backend with the seed's vocabulary, and a real Fiji without a window."""
+"""The Fiji backend with OpenHCS's vocabulary, and a real Fiji without a window."""
 
 from __future__ import annotations
 
