@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from openhcs_stream.stream import Receipt, Stream, ask, connect, view
+    from openhcs_stream.stream import Answer, Edit, Receipt, Stream, ask, connect, view
 
-__all__ = ["Receipt", "Stream", "__version__", "ask", "connect", "view"]
+__all__ = ["Answer", "Edit", "Receipt", "Stream", "__version__", "ask", "connect", "view"]
 
 __version__ = "0.1.0"
 

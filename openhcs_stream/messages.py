@@ -25,6 +25,7 @@ __all__ = [
     "COMPONENT_ORDER",
     "DTYPES",
     "MAJOR",
+    "MAX_EDIT_NBYTES",
     "MAX_ITEMS",
     "MAX_NDIM",
     "MESSAGES",
@@ -32,6 +33,10 @@ __all__ = [
     "ArenaOffer",
     "ArenaRetired",
     "Bye",
+    "EditAction",
+    "EditRecord",
+    "Edited",
+    "EditsTaken",
     "Failure",
     "Hello",
     "Item",
@@ -65,6 +70,8 @@ MINOR = 0
 MAX_NDIM = 8
 #: Items that one message may carry.
 MAX_ITEMS = 4096
+#: Bytes of what was before an edit, and of what is there after it.
+MAX_EDIT_NBYTES = 1 << 30
 #: Bytes of one inline part, where pixels travel in the message itself.
 CHUNK_NBYTES = 8 << 20
 
@@ -88,6 +95,9 @@ Kind: TypeAlias = Literal["image", "labels", "rois", "points", "tracks"]
 #: ``stack`` a slider; ``channel`` a composite channel (in napari: a layer with its own colormap);
 #: ``slice`` and ``frame`` are sliders that Fiji shows as Z and T.
 Mode: TypeAlias = Literal["split", "stack", "channel", "slice", "frame"]
+
+#: What a person did: drew, moved or reshaped or recoloured, deleted, renamed, painted labels.
+EditAction: TypeAlias = Literal["added", "changed", "removed", "renamed", "painted"]
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 Text: TypeAlias = Annotated[str, Meta(max_length=4096)]
@@ -269,6 +279,44 @@ class Reply(_Message, tag="reply", frozen=True):
     cure: Text = ""
 
 
+class EditRecord(_Message, frozen=True):
+    """One change that a person made in a layer, at one place.
+
+    Of rois, `before` and `after` are blocks as they travel in an item; of points float64 rows of
+    `columns` numbers, y and x last; of labels the pixels of the region that was painted, in C
+    order.
+    """
+
+    number: Count  #: of the edit in this viewer, counting up
+    time_s: float  #: when it was finished, seconds since 1970 (UTC)
+    who: Text  #: the user whose viewer it is
+    action: EditAction
+    kind: Kind
+    name: Text  #: of the layer
+    source: Text
+    place: dict[Text, PlaceValue]
+    #: Positions in the list: of those that were there before; of added ones, where they are now.
+    indices: tuple[Count, ...] = ()
+    before: Annotated[bytes, Meta(max_length=MAX_EDIT_NBYTES)] = b""
+    after: Annotated[bytes, Meta(max_length=MAX_EDIT_NBYTES)] = b""
+    region: tuple[Count, ...] = ()  #: labels: (top, left, height, width) of what was painted
+    dtype: Annotated[str, Meta(max_length=4)] = ""  #: of the labels
+    columns: Count = 0  #: of the points
+
+
+class Edited(_Message, tag="edited", frozen=True):
+    """Viewer to sender, on the control lane, where it asked for edits: a person changed this."""
+
+    edit: EditRecord
+    listeners: Annotated[tuple[Count, ...], Meta(max_length=256)]  #: the sender's own numbers
+
+
+class EditsTaken(_Message, tag="taken", frozen=True):
+    """Sender to viewer, on the control lane: these edits are dealt with and need not be kept."""
+
+    numbers: Annotated[tuple[Count, ...], Meta(max_length=MAX_ITEMS)]
+
+
 class Bye(_Message, tag="bye", frozen=True):
     """Either way: this session ends on purpose."""
 
@@ -290,6 +338,8 @@ Message: TypeAlias = (
     | Pong
     | Request
     | Reply
+    | Edited
+    | EditsTaken
     | Bye
 )
 
@@ -309,6 +359,8 @@ MESSAGES: tuple[type[Struct], ...] = (
     Pong,
     Request,
     Reply,
+    Edited,
+    EditsTaken,
     Bye,
 )
 

@@ -24,6 +24,9 @@ from openhcs_stream.messages import (
     ArenaOffer,
     ArenaRetired,
     Bye,
+    Edited,
+    EditRecord,
+    EditsTaken,
     Failure,
     Hello,
     Item,
@@ -68,13 +71,31 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
     Report((0,), (), (Failure(1, "no such axis"),), (2,)),
     Ping(1),
     Pong(1),
-    Request(1, "read", {"layer": "raw", "place": {"z": 3}}),
+    Request(1, "read", {"name": "raw", "place": {"z": 3}}),
     Reply(1, False, None, "there is no request 'dance'."),
+    Edited(
+        EditRecord(
+            7,
+            1.8e9,
+            "ada",
+            "painted",
+            "labels",
+            "nuclei",
+            "plate 1",
+            {"z": 3},
+            before=b"\0",
+            after=b"\5",
+            region=(4, 5, 1, 1),
+            dtype="|u1",
+        ),
+        (1,),
+    ),
+    EditsTaken((7,)),
     Bye("done"),
 )
 
 #: Records inside of messages.
-RECORDS = ("LayerSpec", "Item", "Part", "Failure")
+RECORDS = ("LayerSpec", "Item", "Part", "Failure", "EditRecord")
 
 CELL = Roi.polygon([[2, 3], [2, 9], [7, 5]], name="cell 1")
 
@@ -353,7 +374,8 @@ sender                                                   viewer
   | <-------------------------------------------- Report   |   received: the memory is free again
   | <-------------------------------------------- Report   |   displayed, or failed and why
   |  Ping, Request ---------- control lane --------------> |   at any time after Welcome
-  | <---------------------------------------- Pong, Reply  |
+  | <------------------------------- Pong, Reply, Edited   |   Edited where it was asked for
+  |  EditsTaken -----------------------------------------> |
   |  Bye ------------------------------------------------> |   what is on the screen stays
 ```
 
@@ -450,12 +472,27 @@ and it is merely busy, or stopped in a debugger.
 | --- | --- | --- |
 | status | | The viewer and its streams with their counts. Answered while the window is busy, too. |
 | layers | | For each layer: title, kind, name, source, split, components; shape, dtype, planes. |
-| read | `layer`: a title, `place`: map | One plane: shape, dtype and data (binary). |
+| places | `name` of a layer; `kind`, `source`, `place` | Where it has something: a list of maps. |
+| read | the same, or `layer`: a title | One place: kind, name, source, place, shape, dtype, data. |
+| edits | `listener`: number, `names`, `place` | nil; `Edited` follows, now and from then on. |
+| no_edits | `listener`: number | nil; nothing is told to it any more. |
+| waiting_edits | | Edits that nobody has dealt with: each an `Edited` message (binary). |
+| ask | `text`, `names`, `place` | "done" or "skipped", when a person has chosen. |
+| withdraw | `number` of the `ask` | nil; the question is taken away. |
 | screenshot | | shape (Y, X, 4) and png (binary). |
 | clear | | The number of layers that were taken away. |
 | stop | | nil; the viewer ends. |
 
+`data` is the plane's bytes in C order; of points and tracks float64 rows; of rois a block.
+
 A `Reply` that is not `ok` says what happened and what to do about it.
+
+### Edits
+
+What a person changes is kept in the viewer until a sender has dealt with it. One that asked with
+`edits` is told of what waits and of what comes; `listeners` are the numbers that it gave itself.
+With `EditsTaken` the viewer may forget an edit; one that is not taken is told to the next that
+asks. The result of an edit is in the layer at once: `read` gives it.
 
 ### Breaking the rules
 

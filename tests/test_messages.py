@@ -22,6 +22,9 @@ from openhcs_stream.messages import (
     ArenaOffer,
     ArenaRetired,
     Bye,
+    Edited,
+    EditRecord,
+    EditsTaken,
     Failure,
     Hello,
     Item,
@@ -53,6 +56,11 @@ pack = msgspec.msgpack.Encoder().encode
 SPEC = LayerSpec("image", "raw", "YX", ("well", "z"), source="plate 1", modes={"z": "stack"})
 ITEM = Item(7, 0, ("A01", -3), (256, 128), "<u2", 65536, (Part(2, 4096, 65536, 91),), {"n": 1})
 
+EDIT = EditRecord(
+    9, 1.5, "ada", "painted", "labels", "nuclei", "plate 1", {"z": 3}, (2,), b"\0", b"\1",
+    (4, 5, 1, 1), "|u1", 2,
+)  # fmt: skip
+
 #: One of each top-level message, with values that are not the defaults.
 EXAMPLES: tuple[Message, ...] = (
     Hello(MAJOR, MINOR, "5e55", "stream", "worker 3", "ada", "boot:net", 4711, "t", ("unix",)),
@@ -69,6 +77,8 @@ EXAMPLES: tuple[Message, ...] = (
     Pong(4),
     Request(5, "read", {"layer": "raw", "place": {"z": 3}}),
     Reply(5, True, {"shape": [2, 2]}),
+    Edited(EDIT, (1, 4)),
+    EditsTaken((9, 10)),
     Bye("done"),
 )
 

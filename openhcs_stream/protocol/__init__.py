@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from openhcs_stream.protocol._effects import (
     Answer,
+    EditCame,
     Effect,
     Ended,
     MapArena,
@@ -18,6 +19,7 @@ from openhcs_stream.protocol._effects import (
     SendControl,
     SendData,
     Take,
+    Taken,
     TakePart,
     UnmapArena,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "MAX_LAYERS",
     "SILENCE_S",
     "Answer",
+    "EditCame",
     "Effect",
     "Ended",
     "MapArena",
@@ -54,6 +57,7 @@ __all__ = [
     "SenderSession",
     "Take",
     "TakePart",
+    "Taken",
     "UnmapArena",
     "ViewerFacts",
 ]

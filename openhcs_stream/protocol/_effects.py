@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from openhcs_stream.errors import StreamError
-    from openhcs_stream.messages import Item, LayerSpec, Message, Part, Request, Welcome
+    from openhcs_stream.messages import EditRecord, Item, LayerSpec, Message, Part, Request, Welcome
 
 __all__ = [
     "Answer",
+    "EditCame",
     "Effect",
     "Ended",
     "MapArena",
@@ -22,6 +23,7 @@ __all__ = [
     "SendData",
     "Take",
     "TakePart",
+    "Taken",
     "UnmapArena",
 ]
 
@@ -74,6 +76,21 @@ class Replied:
     value: object
     what: str
     cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditCame:
+    """Sender: a person changed something in the viewer."""
+
+    edit: EditRecord
+    listeners: tuple[int, ...]  #: who asked for it
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Viewer: the sender has dealt with these edits."""
+
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,8 @@ Effect: TypeAlias = (
     | Opened
     | Moved
     | Replied
+    | EditCame
+    | Taken
     | MapArena
     | UnmapArena
     | Take

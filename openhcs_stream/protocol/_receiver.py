@@ -21,6 +21,7 @@ from openhcs_stream.messages import (
     ArenaOffer,
     ArenaRetired,
     Bye,
+    EditsTaken,
     Failure,
     Hello,
     Item,
@@ -47,6 +48,7 @@ from openhcs_stream.protocol._effects import (
     Opened,
     SendControl,
     Take,
+    Taken,
     TakePart,
     UnmapArena,
 )
@@ -170,6 +172,8 @@ class ReceiverSession:
                 return [UnmapArena(arena)]
             case ReceiverPhase.OPEN | ReceiverPhase.LINKING, Request():
                 return [Answer(message)]
+            case ReceiverPhase.OPEN | ReceiverPhase.LINKING, EditsTaken(numbers=numbers):
+                return [Taken(numbers)]
             case _, Bye():
                 return self._end(None)
             case phase, _:

@@ -17,6 +17,7 @@ from openhcs_stream.errors import ProtocolViolation, Refused, StreamError, Viewe
 from openhcs_stream.messages import (
     ArenaRetired,
     Bye,
+    Edited,
     Hello,
     LaneOpened,
     LayerDeclared,
@@ -28,6 +29,7 @@ from openhcs_stream.messages import (
     Welcome,
 )
 from openhcs_stream.protocol._effects import (
+    EditCame,
     Effect,
     Ended,
     Moved,
@@ -117,6 +119,8 @@ class SenderSession:
                 return []
             case SenderPhase.OPEN, Reply(number, ok, value, what, cure):
                 return [Replied(number, ok, value, what, cure)]
+            case SenderPhase.OPEN, Edited(edit=edit, listeners=listeners):
+                return [EditCame(edit, listeners)]
             case _, Bye(reason=reason):
                 return self._end(
                     ViewerLost(

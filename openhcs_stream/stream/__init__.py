@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from openhcs_stream.stream._connect import ask, connect, view
+from openhcs_stream.stream._edit import Edit
+from openhcs_stream.stream._edits import Edits
+from openhcs_stream.stream._feedback import Answer
 from openhcs_stream.stream._layers import Common
 from openhcs_stream.stream._receipt import Receipt
 from openhcs_stream.stream._stream import Stream, WhenFull
 
-__all__ = ["Common", "Receipt", "Stream", "WhenFull", "ask", "connect", "view"]
+__all__ = [
+    "Answer",
+    "Common",
+    "Edit",
+    "Edits",
+    "Receipt",
+    "Stream",
+    "WhenFull",
+    "ask",
+    "connect",
+    "view",
+]

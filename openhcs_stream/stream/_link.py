@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from openhcs_stream.errors import PeerError, StreamError, ViewerLost
 from openhcs_stream.messages import ArenaOffer, decode, encode
 from openhcs_stream.protocol import (
+    EditCame,
     Effect,
     Ended,
     Moved,
@@ -53,6 +54,8 @@ class Link:
         Where the session begins.
     on_moved : callable
         Called under the stream's lock with each `Moved`.
+    on_edit : callable
+        Called under the stream's lock with each edit that the viewer tells of.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Link:
         control: Lane,
         hello: Hello,
         on_moved: Callable[[Link, Moved], None],
+        on_edit: Callable[[Link, EditCame], None],
     ) -> None:
         self.number = number
         self.address = address
@@ -72,8 +76,11 @@ class Link:
         self.viewer = ""  #: "napari": the kind of viewer
         self.name = ""
         self.tracker: QueueTracker | None = None
+        #: Requests whose answers somebody waits for, and those that came.
+        self.expected: set[int] = set()
         self.replies: dict[int, Replied] = {}
         self._on_moved = on_moved
+        self._on_edit = on_edit
         self._outbox: deque[tuple[bytes, tuple[int, ...], tuple[memoryview, ...]]] = deque()
         self._control_outbox: deque[bytes] = deque()
 
@@ -176,6 +183,11 @@ class Link:
         except LaneClosed:
             self._lane_closed()
 
+    def take_reply(self, number: int) -> Replied | None:
+        """The answer to a request, if it came; it is not waited for any more."""
+        self.expected.discard(number)
+        return self.replies.pop(number, None)
+
     def close(self) -> None:
         """Let go of the lanes. The caller leads."""
         for lane in (self.data, self.control):
@@ -202,7 +214,12 @@ class Link:
                 case OpenLane(address=address, message=message):
                     self._open_lane(address, message)
                 case Replied(number=number):
-                    self.replies[number] = effect
+                    if number in self.expected:
+                        self.replies[number] = effect
+                    elif not effect.ok:
+                        logger.warning("%s refused a request: %s", self.label, effect.what)
+                case EditCame():
+                    self._on_edit(self, effect)
                 case Ended(error=error):
                     self.error = error
                     self._outbox.clear()

@@ -25,7 +25,6 @@ from openhcs_stream.errors import (
     InvalidItem,
     ItemFailed,
     OutOfSpace,
-    Refused,
     StreamClosed,
     StreamError,
 )
@@ -40,11 +39,10 @@ from openhcs_stream.messages import (
     Mode,
     More,
     Part,
-    Request,
     encode,
 )
 from openhcs_stream.pixels import PixelPool, wire_dtype
-from openhcs_stream.protocol import Moved, SendControl
+from openhcs_stream.stream._feedback import Feedback
 from openhcs_stream.stream._layers import PLAIN, Common, LayerBook, Look
 from openhcs_stream.stream._link import Link
 from openhcs_stream.stream._links import LinkGroup
@@ -68,6 +66,7 @@ if TYPE_CHECKING:
 
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.pixels import Slot
+    from openhcs_stream.protocol import Moved
     from openhcs_stream.transport import Lane
 
 __all__ = ["Stream", "WhenFull"]
@@ -115,7 +114,7 @@ class _Prepared:
         self.receipt = receipt
 
 
-class Stream:
+class Stream(Feedback):
     """A worker's connection to one or several viewers; made by `connect`.
 
     It is a context manager: leaving it waits for what is on its way, then closes. All methods may
@@ -171,11 +170,10 @@ class Stream:
         )
         self._when_full = when_full
         self._pid = os.getpid()
-        self._group = LinkGroup()
+        super().__init__(LinkGroup())
         self._lock = self._group.lock
         self._pool = PixelPool(quota_nbytes=quota_nbytes)
         self._seq = itertools.count()
-        self._requests = itertools.count(1)
         self._receipts: dict[int, Receipt] = {}
         self._open_counts: dict[int, int] = {}
         self._unreceived: dict[int, int] = {}
@@ -428,39 +426,6 @@ class Stream:
                 cure="Allow more time, or look at the viewer: it may be busy or stopped.",
             )
 
-    def request(self, verb: str, *, timeout_s: float | None = None, **args: Any) -> Any:
-        """Ask the viewer for something that is no item: "status", "clear", "screenshot", "stop".
-
-        Of several viewers the first open one answers.
-
-        Raises
-        ------
-        Refused
-            The viewer can't, and says why.
-        """
-        self._check()
-        limit = self.timeout_s if timeout_s is None else timeout_s
-        number = next(self._requests)
-        with self._group.leading(), self._lock:
-            open_links = self._group.open_links()
-            if not open_links:
-                raise self._group.nobody()
-            link = open_links[0]
-            link.carry_out([SendControl(Request(number, verb, args))])
-        self._group.wait_until(lambda: number in link.replies or link.is_closed, limit)
-        with self._lock:
-            reply = link.replies.pop(number, None)
-        if reply is None:
-            if link.error is not None:
-                raise link.error
-            raise DeadlineExceeded(
-                f"{link.label} did not answer {verb!r} within {limit:g} s.",
-                cure="It may be busy or stopped; allow more time.",
-            )
-        if not reply.ok:
-            raise Refused(f"{link.label} refused {verb!r}: {reply.what}", cure=reply.cure)
-        return reply.value
-
     def status(self) -> tuple[QueueStatus, ...]:
         """The queue to each viewer, now."""
         self._check(closed=True)
@@ -489,6 +454,7 @@ class Stream:
         limit = self.timeout_s if timeout_s is None else timeout_s
         self._group.wait_until(lambda: not self._receipts, limit)
         self._group.say_bye()
+        self._hub.wake()
         self._pool.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
@@ -777,7 +743,9 @@ class Stream:
                 MAJOR, MINOR, session, "stream", self.name, _user(), machine_id(), self._pid,
                 token, side,
             )  # fmt: skip
-            self._group.links.append(Link(number, address, lane, hello, _weakly(self)))
+            self._group.links.append(
+                Link(number, address, lane, hello, _weakly(self), self._hub.came)
+            )
         self._group.open(self.timeout_s)
         for link in self._group.links:
             link.tracker = registry().add(self.name, link.label)
@@ -785,6 +753,7 @@ class Stream:
     def _abandon(self) -> None:
         """Let go of everything, without a word to the viewers."""
         self._group.let_go()
+        self._hub.wake()
         self._pool.close()
 
     def _check(self, *, closed: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from openhcs_stream.viewer._base import Viewer
 from openhcs_stream.viewer._channels import channel_colormap
+from openhcs_stream.viewer._edits import Change, Painting, place_of
 from openhcs_stream.viewer._memory import MemoryViewer
 from openhcs_stream.viewer._placement import (
     RASTER_KINDS,
@@ -14,6 +15,7 @@ from openhcs_stream.viewer._placement import (
     Placement,
 )
 from openhcs_stream.viewer._png import encode_png
+from openhcs_stream.viewer._questions import Outcome, Question
 from openhcs_stream.viewer._registry import (
     MEMORY,
     ViewerInfo,
@@ -30,13 +32,17 @@ __all__ = [
     "TICK_S",
     "Arrival",
     "Axis",
+    "Change",
     "Changes",
     "Coords",
     "LayerKey",
     "MemoryViewer",
+    "Outcome",
+    "Painting",
     "PlacedItem",
     "Placement",
     "PlaneStack",
+    "Question",
     "Receiver",
     "Scene",
     "SceneLayer",
@@ -45,6 +51,7 @@ __all__ = [
     "channel_colormap",
     "create",
     "encode_png",
+    "place_of",
     "serve",
     "viewers",
 ]

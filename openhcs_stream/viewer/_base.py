@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from openhcs_stream.messages import LayerSpec, Mode
+    from openhcs_stream.viewer._edits import Change, Painting
+    from openhcs_stream.viewer._questions import Question
     from openhcs_stream.viewer._scene import Axis, Coords, SceneLayer
 
 __all__ = ["Viewer"]
@@ -123,6 +125,40 @@ class Viewer(ABC):
         A viewer with a display rate waits for its next tick, as this does; one without may tick
         at once.
         """
+
+    # --- what a person does, on the viewer's own thread ---------------------------------------
+
+    _edit_sink: Callable[[Change | Painting], None] | None = None
+
+    def watch_edits(self, sink: Callable[[Change | Painting], None]) -> None:
+        """Have `report_edit` call `sink`; the receiver does this once, before `run`."""
+        self._edit_sink = sink
+
+    def report_edit(self, change: Change | Painting) -> None:
+        """Tell what a person has changed: once when it is finished, not while the mouse drags.
+
+        For a list of ROIs or points the whole list as it is now; the receiver finds out what was
+        added, changed, renamed and removed, and puts it into ``layer.items``. Call it before new
+        data of the same place is shown.
+        """
+        if self._edit_sink is not None:
+            self._edit_sink(change)
+
+    def finish_edits(self) -> None:  # noqa: B027 - a hook, not a duty
+        """Report now what would be reported soon: somebody wants to know how things stand."""
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person can answer `show_question`."""
+        return False
+
+    def show_question(self, question: Question | None) -> None:
+        """Show a worker's question with Done and Skip, in place of the one before; None: none.
+
+        The sliders go where the question's place says. ``question.answer`` is called with what
+        the person chose.
+        """
+        raise NotImplementedError(f"{self.name} can ask and does not say how")
 
     def describe(self) -> dict[str, Any]:
         """More about this viewer for `openhcs-stream status`: JSON-able."""

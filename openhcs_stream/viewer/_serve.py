@@ -18,12 +18,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from openhcs_stream import discovery
-from openhcs_stream.dialects import dialect_for, ipc_address
+from openhcs_stream.dialects import ipc_address
 from openhcs_stream.errors import (
-    InvalidItem,
     ProtocolViolation,
     StreamError,
     UsageError,
@@ -33,6 +30,7 @@ from openhcs_stream.messages import (
     MAJOR,
     MINOR,
     ArenaOffer,
+    Edited,
     LaneOpened,
     Mode,
     PlaceValue,
@@ -53,6 +51,7 @@ from openhcs_stream.protocol import (
     ReceiverSession,
     SendControl,
     Take,
+    Taken,
     TakePart,
     UnmapArena,
     ViewerFacts,
@@ -62,14 +61,25 @@ from openhcs_stream.transport import (
     LaneClosed,
     UnixListener,
     Waker,
-    ZmqPusher,
     ZmqRouter,
     has_unix_lanes,
     machine_id,
     new_token,
 )
+from openhcs_stream.viewer._edits import EditBook, Wanted
+from openhcs_stream.viewer._foreign import ForeignSenders, ForeignTicket, reason_of
 from openhcs_stream.viewer._placement import RASTER_KINDS, Placement
 from openhcs_stream.viewer._png import encode_png
+from openhcs_stream.viewer._queries import describe_layers, places, read
+from openhcs_stream.viewer._questions import Questions
+from openhcs_stream.viewer._requests import (
+    MAX_LISTENERS,
+    AskArgs,
+    EditsArgs,
+    NoEditsArgs,
+    WithdrawArgs,
+    arguments,
+)
 from openhcs_stream.viewer._scene import Arrival, Scene
 from openhcs_stream.viewer._sessions import Peer, close_fds, payload_of
 
@@ -78,13 +88,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from openhcs_stream.dialects import ForeignBatch
+    from openhcs_stream.dialects import ForeignItem
     from openhcs_stream.discovery import Endpoint, Publication
-    from openhcs_stream.messages import Item, LayerSpec, Message
+    from openhcs_stream.messages import EditRecord, Item, LayerSpec, Message
     from openhcs_stream.protocol import Effect
     from openhcs_stream.transport import Frame, Lane, RouterMessage
     from openhcs_stream.viewer._base import Viewer
-    from openhcs_stream.viewer._scene import SceneLayer
+    from openhcs_stream.viewer._edits import Change, Painting
+    from openhcs_stream.viewer._placement import PlacedItem
+    from openhcs_stream.viewer._questions import Outcome
 
 __all__ = ["TICK_S", "Receiver", "serve"]
 
@@ -108,16 +120,6 @@ class _Own:
     def __init__(self, peer: Peer, seq: int) -> None:
         self.peer = peer
         self.seq = seq
-
-
-class _Foreign:
-    """Ticket of an item of another project's sender."""
-
-    __slots__ = ("batch", "item_id")
-
-    def __init__(self, batch: ForeignBatch, item_id: str) -> None:
-        self.batch = batch
-        self.item_id = item_id
 
 
 class Receiver:
@@ -179,13 +181,20 @@ class Receiver:
         self._lane_peers: dict[int, tuple[Lane, Peer]] = {}
         self._new_lanes: dict[int, tuple[Lane, float, bool]] = {}
         self._keys = itertools.count()
-        self._pushers: dict[str, ZmqPusher] = {}
         self._kept: dict[tuple[Any, ...], Any] = {}
         # Between the two threads; a deque's ends are safe without a lock.
         self._arrivals: deque[Arrival] = deque()
         self._outcomes: deque[tuple[object, str | None]] = deque()
         self._asked: deque[tuple[Peer, Request]] = deque()
         self._replies: deque[tuple[Peer, Reply]] = deque()
+        self._edited: deque[EditRecord] = deque()
+        self.edits = EditBook()
+        self._questions = Questions(viewer)
+        self._ended: deque[Peer] = deque()
+        viewer.watch_edits(self._note_edit)
+        self._foreign = ForeignSenders(
+            viewer.name, place=self._place_foreign, arrive=self._arrivals.append
+        )
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -277,8 +286,12 @@ class Receiver:
             told = True
         while self._asked:
             peer, request = self._asked.popleft()
-            self._replies.append((peer, self._answer(request)))
+            reply = self._answer(peer, request)
+            if reply is not None:
+                self._replies.append((peer, reply))
             told = True
+        while self._ended:
+            self._questions.withdraw_of(self._ended.popleft())
         if told:
             self._waker.set()
 
@@ -294,7 +307,7 @@ class Receiver:
                 viewer.set_axes(scene.axes)
         except Exception as error:
             logger.exception("the viewer could not take its new axes")
-            broken = dict.fromkeys(changes.layers, _reason(error))
+            broken = dict.fromkeys(changes.layers, reason_of(error))
         for key, coords in changes.layers.items():
             if key in broken:
                 continue
@@ -302,7 +315,7 @@ class Receiver:
                 viewer.show_layer(scene.layers[key], coords)
             except Exception as error:
                 logger.exception("the viewer could not show %s", scene.layers[key].title)
-                broken[key] = _reason(error)
+                broken[key] = reason_of(error)
         for arrival in arrivals:
             why = failed.get(id(arrival))
             if why is None and broken:
@@ -310,24 +323,62 @@ class Receiver:
                 why = next((broken[key] for key in keys if key in broken), None)
             self._outcomes.append((arrival.ticket, why))
 
-    def _answer(self, request: Request) -> Reply:
+    def _note_edit(self, change: Change | Painting) -> None:
+        """On the viewer's own thread: a person changed something."""
+        self._edited.extend(self.edits.take(change))
+        self._waker.set()
+
+    def _answer(self, peer: Peer, request: Request) -> Reply | None:
+        """The answer, or None where it comes when a person has given it."""
         try:
+            if request.verb == "ask":
+                self._ask(peer, request)
+                return None
+            if request.verb == "withdraw":
+                number = arguments(request, WithdrawArgs).number
+                self._questions.withdraw(peer, number)
+                return Reply(request.number, True)
             value = self._do(request.verb, request.args)
         except StreamError as error:
             return Reply(request.number, False, None, error.what, error.cure)
         except Exception as error:
             logger.exception("request %r failed", request.verb)
-            return Reply(request.number, False, None, _reason(error))
+            return Reply(request.number, False, None, reason_of(error))
         return Reply(request.number, True, value)
+
+    def _ask(self, peer: Peer, request: Request) -> None:
+        question = arguments(request, AskArgs)
+
+        def answered(outcome: Outcome) -> None:
+            self.viewer.finish_edits()
+            self._replies.append((peer, Reply(request.number, True, outcome)))
+            self._waker.set()
+
+        self._questions.ask(
+            peer,
+            request.number,
+            question.text,
+            worker=peer.label,
+            names=question.names,
+            place=question.place,
+            answered=answered,
+        )
 
     def _do(self, verb: str, args: Mapping[str, Any]) -> Any:
         match verb:
             case "clear":
                 return self.clear()
             case "layers":
-                return [_describe(layer) for layer in self.scene.layers.values()]
+                return describe_layers(self.scene)
+            case "places":
+                self.viewer.finish_edits()
+                return places(self.scene, args)
             case "read":
-                return self._read(args)
+                self.viewer.finish_edits()
+                return read(self.scene, args)
+            case "waiting_edits":
+                self.viewer.finish_edits()
+                return [encode(Edited(each, ())) for each in self.edits.waiting()]
             case "screenshot":
                 picture = self.viewer.screenshot()
                 return {"shape": list(picture.shape), "png": encode_png(picture)}
@@ -337,7 +388,8 @@ class Receiver:
             case _:
                 raise UsageError(
                     f"there is no request {verb!r}.",
-                    cure="Known are status, layers, read, screenshot, clear and stop.",
+                    cure="Known are status, layers, places, read, edits, no_edits, "
+                    "waiting_edits, ask, withdraw, screenshot, clear and stop.",
                 )
 
     def clear(self) -> int:
@@ -348,25 +400,6 @@ class Receiver:
             self.viewer.remove_layer(layer)
         self.viewer.set_axes(self.scene.axes)
         return len(gone)
-
-    def _read(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """One plane as the viewer holds it, for those who want to look behind the picture."""
-        title, place = args.get("layer"), dict(args.get("place") or {})
-        layer = next((each for each in self.scene.layers.values() if each.title == title), None)
-        if layer is None or layer.kind not in RASTER_KINDS:
-            known = [each.title for each in self.scene.layers.values()]
-            raise InvalidItem(
-                f"there is no image or label layer {title!r}.", cure=f"There are {known}."
-            )
-        coords = tuple(place.get(component, "") for component in layer.components)
-        plane = layer.stack.planes.get(coords)
-        if plane is None:
-            raise InvalidItem(
-                f"layer {title!r} has nothing at {place}.",
-                cure=f"It is stacked by {layer.components}.",
-            )
-        array = np.ascontiguousarray(plane)
-        return {"shape": list(array.shape), "dtype": array.dtype.str, "data": array.tobytes()}
 
     # --- from anywhere ------------------------------------------------------------------------
 
@@ -577,6 +610,8 @@ class Receiver:
                     peer.send_control(message)
                 case Answer(request=request):
                     self._take_request(peer, request)
+                case Taken(numbers=numbers):
+                    self.edits.taken(numbers)
                 case Opened():
                     logger.debug("session with %r opened", peer.label)
                 case Ended(error=error):
@@ -592,7 +627,7 @@ class Receiver:
             array = peer.collect(effect, frame.blobs)
         except MemoryError as error:
             peer.forget(item.seq)
-            peer.session.failed(item.seq, _reason(error))
+            peer.session.failed(item.seq, reason_of(error))
             peer.failed += 1
             return
         if array is not None:
@@ -611,7 +646,7 @@ class Receiver:
         except Exception as error:
             # Whatever is wrong with one item, the others go on; the sender learns the reason.
             logger.info("an item of %s can't be shown: %s", peer.label, error)
-            peer.session.failed(item.seq, _reason(error))
+            peer.session.failed(item.seq, reason_of(error))
             peer.failed += 1
             return
         peer.session.received(item.seq)
@@ -631,7 +666,7 @@ class Receiver:
         array: npt.NDArray[Any],
         *,
         owned: bool,
-    ) -> Any:
+    ) -> tuple[PlacedItem, ...]:
         """Copy an item to where it will stand, and say where that is."""
         if spec.kind not in RASTER_KINDS:
             columns = len(spec.axes) + (spec.kind == "tracks")
@@ -655,64 +690,41 @@ class Receiver:
             # Answered here, so that it works while the window is busy.
             peer.send_control(Reply(request.number, True, self.status()))
             return
-        self._asked.append((peer, request))
-
-    # --- other people's senders ---------------------------------------------------------------
-
-    def _take_foreign(self, message: RouterMessage) -> None:
-        frame = message.frames[0] if message.frames else memoryview(b"")
-        dialect = dialect_for(frame)
-        if dialect is None:
-            logger.warning("ignored a message of %d bytes in no known dialect", len(frame))
-            if message.delimited:
-                # A REQ socket waits for ever otherwise.
-                self._reply_foreign(message, b'{"status": "error", "message": "not understood"}')
+        if request.verb not in ("edits", "no_edits"):
+            self._asked.append((peer, request))
             return
         try:
-            batch = dialect.read(
-                frame,
-                viewer=self.viewer.name,
-                viewer_port=self._port or (self.endpoint.port if self.endpoint else 0) or 0,
-                local_ipc=not message.peer_address,
+            self._listen(peer, request)
+        except UsageError as error:
+            peer.send_control(Reply(request.number, False, None, error.what, error.cure))
+            return
+        peer.send_control(Reply(request.number, True))
+
+    def _listen(self, peer: Peer, request: Request) -> None:
+        """A sender wants to hear of edits, or no longer."""
+        if request.verb == "no_edits":
+            peer.wanted.pop(arguments(request, NoEditsArgs).listener, None)
+            return
+        args = arguments(request, EditsArgs)
+        if len(peer.wanted) >= MAX_LISTENERS:
+            raise UsageError(
+                f"{MAX_LISTENERS} listeners of {peer.label} are open already.", cure="Close some."
             )
-        except ProtocolViolation as error:
-            logger.warning("refused a message of an OpenHCS sender: %s", error)
-            self._reply_foreign(message, dialect.error_reply(str(error)))
-            return
-        failed: dict[str, str] = {}
-        for item in batch.items:
-            try:
-                placement = self._placement(item.spec)
-                if item.spec.kind in RASTER_KINDS:
-                    placed = self._keep(placement, item.spec, item.place, item.payload, owned=False)
-                else:
-                    placed = placement.place(item.place, item.payload)
-                self._arrivals.append(Arrival(_Foreign(batch, item.id), placed, dict(item.info)))
-            except Exception as error:
-                logger.info("an item of an OpenHCS sender can't be shown: %s", error)
-                failed[item.id] = _reason(error)
-            finally:
-                item.finish()
-        self._reply_foreign(message, batch.reply(failed))
-        for item_id, reason in [*batch.failures, *failed.items()]:
-            self._push_ack(batch, item_id, reason)
+        wanted = Wanted(frozenset(args.names), dict(args.place))
+        peer.wanted[args.listener] = wanted
+        for edit in self.edits.waiting(wanted):
+            peer.send_edit(edit)
 
-    def _reply_foreign(self, message: RouterMessage, reply: bytes) -> None:
+    def _take_foreign(self, message: RouterMessage) -> None:
         assert self._router is not None
-        if message.delimited:
-            try:
-                self._router.send(message.identity, [reply], delimited=True)
-            except LaneClosed:
-                logger.debug("an OpenHCS sender was gone before its answer")
+        port = self._port or (self.endpoint.port if self.endpoint else 0) or 0
+        self._foreign.take(message, self._router, port)
 
-    def _push_ack(self, batch: ForeignBatch, item_id: str, reason: str | None) -> None:
-        address = batch.ack_address
-        if address is None:
-            return
-        pusher = self._pushers.get(address)
-        if pusher is None:
-            pusher = self._pushers[address] = ZmqPusher(address)
-        pusher.send(batch.ack(item_id, displayed=reason is None, reason=reason or ""))
+    def _place_foreign(self, item: ForeignItem) -> tuple[PlacedItem, ...]:
+        placement = self._placement(item.spec)
+        if item.spec.kind not in RASTER_KINDS:
+            return placement.place(item.place, item.payload)
+        return self._keep(placement, item.spec, item.place, item.payload, owned=False)
 
     # --- telling, tending ---------------------------------------------------------------------
 
@@ -720,8 +732,8 @@ class Receiver:
         """Tell the senders what became of their items, all that waits in one message each."""
         while self._outcomes:
             ticket, reason = self._outcomes.popleft()
-            if isinstance(ticket, _Foreign):
-                self._push_ack(ticket.batch, ticket.item_id, reason)
+            if isinstance(ticket, ForeignTicket):
+                self._foreign.tell(ticket, reason)
                 continue
             assert isinstance(ticket, _Own)
             peer = ticket.peer
@@ -732,6 +744,10 @@ class Receiver:
             else:
                 peer.failed += 1
                 peer.session.failed(ticket.seq, reason)
+        while self._edited:
+            edit = self._edited.popleft()
+            for peer in self._peers.values():
+                peer.send_edit(edit)
         while self._replies:
             peer, reply = self._replies.popleft()
             if not peer.is_closed:
@@ -756,6 +772,7 @@ class Receiver:
 
     def _drop(self, peer: Peer) -> None:
         self._peers.pop(id(peer), None)
+        self._ended.append(peer)
         if peer.side is not None:
             self._lane_peers.pop(id(peer.side), None)
         for identity, each in list(self._by_identity.items()):
@@ -772,8 +789,7 @@ class Receiver:
         self._new_lanes.clear()
         for listener in self._listeners:
             listener.close()
-        for pusher in self._pushers.values():
-            pusher.close()
+        self._foreign.close()
         if self._router is not None:
             self._router.close()
         self._kept.clear()
@@ -805,33 +821,6 @@ def serve(
         viewer.run(receiver.tick, TICK_S)
     finally:
         receiver.close()
-
-
-def _describe(layer: SceneLayer) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "title": layer.title,
-        "kind": layer.kind,
-        "name": layer.key.name,
-        "source": layer.key.source,
-        "split": dict(layer.key.split),
-        "components": list(layer.components),
-    }
-    if layer.kind in RASTER_KINDS:
-        described |= {
-            "shape": list(layer.stack.shape),
-            "dtype": layer.stack.dtype.str,
-            "planes": [list(coords) for coords in layer.stack.planes],
-        }
-    else:
-        described["items"] = [[list(coords), len(item)] for coords, item in layer.items.items()]
-    return described
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, StreamError):
-        return str(error)
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:1000]
 
 
 def _short() -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from openhcs_stream import rois as roi_codecs
 from openhcs_stream.errors import OutOfSpace, ProtocolViolation, StreamError
-from openhcs_stream.messages import decode, encode
+from openhcs_stream.messages import Edited, decode, encode
 from openhcs_stream.pixels import MappedArenas, numpy_dtype
 from openhcs_stream.protocol import ReceiverPhase
 from openhcs_stream.transport import LaneClosed
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from openhcs_stream.messages import Item, Message, Part
+    from openhcs_stream.messages import EditRecord, Item, Message, Part
     from openhcs_stream.protocol import ReceiverSession, TakePart
     from openhcs_stream.transport import Frame, Lane
+    from openhcs_stream.viewer._edits import Wanted
     from openhcs_stream.viewer._placement import Placement
 
 __all__ = ["Peer", "payload_of"]
@@ -54,6 +55,10 @@ class Peer:
         self.failed = 0
         self.waiting = 0  #: received, and neither displayed nor failed yet
         self.nbytes = 0
+        #: Which edits it asked for, by its own number of each listener.
+        self.wanted: dict[int, Wanted] = {}
+        #: Of each listener, the last edit that it was told of: they come in their order.
+        self._told: dict[int, int] = {}
         self._buffers: dict[int, npt.NDArray[np.uint8]] = {}
         self._outbox: deque[tuple[Lane, bytes]] = deque()
 
@@ -93,6 +98,17 @@ class Peer:
     def send_control(self, message: Message) -> None:
         """Send on the lane where the session began."""
         self._send(self.control, encode(message))
+
+    def send_edit(self, edit: EditRecord) -> None:
+        """Tell the sender what a person changed, if it asked for it."""
+        listeners = [
+            number
+            for number, wanted in self.wanted.items()
+            if edit.number > self._told.get(number, 0) and wanted.matches(edit)
+        ]
+        if listeners:
+            self._told.update(dict.fromkeys(listeners, edit.number))
+            self.send_control(Edited(edit, tuple(listeners)))
 
     def send_report(self) -> None:
         """Tell the sender whatever waits to be told."""

@@ -25,6 +25,7 @@ from openhcs_stream.messages import (
     MESSAGES,
     MINOR,
     Bye,
+    EditRecord,
     Hello,
     Item,
     Items,
@@ -425,6 +426,10 @@ _fields: dict[str, Any] = {
     "Pong": (_small,),
     "Request": (_small, _names),
     "Reply": (_small, st.booleans()),
+    "Edited": (st.builds(EditRecord, _small, st.just(0.0), _names, st.just("removed"),
+                         st.just("rois"), _names, _names, st.just({})),
+               st.lists(_small, max_size=2).map(tuple)),
+    "EditsTaken": (st.lists(_small, max_size=3).map(tuple),),
     "Bye": (_names,),
 }  # fmt: skip
 any_message: st.SearchStrategy[Message] = st.one_of(

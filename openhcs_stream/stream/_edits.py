@@ -1,0 +1,309 @@
+"""What persons change in the viewers, on its way to the worker's loop, coroutine or callback."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from openhcs_stream.errors import StreamError
+from openhcs_stream.messages import EditsTaken, Request, canonical_component
+from openhcs_stream.protocol import SendControl
+from openhcs_stream.stream._edit import Edit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from openhcs_stream.messages import PlaceValue
+    from openhcs_stream.protocol import EditCame
+    from openhcs_stream.stream._link import Link
+    from openhcs_stream.stream._links import LinkGroup
+
+__all__ = ["EditHub", "Edits", "as_layer_names"]
+
+logger = logging.getLogger(__name__)
+
+#: How often somebody who waits for an edit looks whether the stream still lives.
+LOOK_EVERY_S = 0.5
+
+
+class Edits:
+    """Edits as they come: iterate over it, also with ``async for``; close it when done.
+
+    An edit counts as dealt with when the next one is asked for, or `close` is called after the
+    loop's body ended. One whose worker died before that waits in the viewer for the next worker.
+    It is a context manager. The loop ends when the stream is closed.
+
+    Parameters
+    ----------
+    hub : EditHub
+    number : int
+        Its own among the hub's listeners.
+    names : tuple of str
+        Layers; none: all.
+    place : mapping
+        Part of the place that is listened to.
+    timeout_s : float or None
+        The loop ends after so many seconds without an edit; None: never.
+    """
+
+    def __init__(
+        self,
+        hub: EditHub,
+        number: int,
+        names: tuple[str, ...],
+        place: Mapping[str, PlaceValue],
+        timeout_s: float | None,
+    ) -> None:
+        self.number = number
+        self.names = names
+        self.place = dict(place)
+        self._hub = hub
+        self._timeout_s = timeout_s
+        self._ready = threading.Condition()
+        self._came: deque[tuple[Link, Edit]] = deque()
+        self._current: tuple[Link, Edit] | None = None
+        self._wakes: list[Callable[[], None]] = []
+        self._closed = False
+
+    def next(self, timeout_s: float | None = None) -> Edit | None:
+        """Wait for the next edit; the one before counts as dealt with.
+
+        Returns
+        -------
+        Edit or None
+            None: there was none within `timeout_s` seconds (None: without end), or the stream was
+            closed.
+
+        Raises
+        ------
+        ViewerLost
+            No viewer is left from which one could come.
+        """
+        self._finish_current()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with self._ready:
+                if self._came:
+                    return self._pop()
+                if self._closed or self._hub.is_closed():
+                    return None
+                left = LOOK_EVERY_S if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._ready.wait(min(left, LOOK_EVERY_S))
+                if self._came:
+                    return self._pop()
+            self._hub.check()
+
+    def close(self) -> None:
+        """Hear of no more edits; those that were not dealt with wait in the viewer. Idempotent."""
+        if not self._closed:
+            self._finish_current()
+            self._closed = True
+            self._hub.remove(self)
+            self.wake()
+
+    def __enter__(self) -> Edits:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._current = None  # its handling failed: it waits for another
+        self.close()
+
+    def __iter__(self) -> Edits:
+        return self
+
+    def __next__(self) -> Edit:
+        edit = self.next(self._timeout_s)
+        if edit is None:
+            raise StopIteration
+        return edit
+
+    def __aiter__(self) -> Edits:
+        return self
+
+    async def __anext__(self) -> Edit:
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._finish_current)
+        deadline = None if self._timeout_s is None else loop.time() + self._timeout_s
+        while True:
+            event = asyncio.Event()
+
+            def wake(loop: asyncio.AbstractEventLoop = loop, event: asyncio.Event = event) -> None:
+                loop.call_soon_threadsafe(event.set)
+
+            with self._ready:
+                if self._came:
+                    return self._pop()
+                if self._closed or self._hub.is_closed():
+                    raise StopAsyncIteration
+                self._wakes.append(wake)
+            left = LOOK_EVERY_S if deadline is None else deadline - loop.time()
+            if left <= 0:
+                raise StopAsyncIteration
+            try:
+                await asyncio.wait_for(event.wait(), min(left, LOOK_EVERY_S))
+            except TimeoutError:
+                self._hub.check()
+            finally:
+                with self._ready:
+                    if wake in self._wakes:
+                        self._wakes.remove(wake)
+
+    # --- the hub's side -----------------------------------------------------------------------
+
+    def deliver(self, link: Link, edit: Edit) -> None:
+        """One came."""
+        with self._ready:
+            self._came.append((link, edit))
+        self.wake()
+
+    def wake(self) -> None:
+        """Have whoever waits look again."""
+        with self._ready:
+            wakes, self._wakes = self._wakes, []
+            self._ready.notify_all()
+        for each in wakes:
+            each()
+
+    def drain(self) -> list[Edit]:
+        """All that came so far; all of them count as dealt with."""
+        found = []
+        with self._ready:
+            while self._came:
+                link, edit = self._came.popleft()
+                found.append((link, edit))
+        for link, edit in found:
+            self._hub.taken(link, edit.number)
+        return [edit for _, edit in found]
+
+    def _pop(self) -> Edit:
+        self._current = self._came.popleft()
+        return self._current[1]
+
+    def _finish_current(self) -> None:
+        if self._current is not None:
+            link, edit = self._current
+            self._current = None
+            self._hub.taken(link, edit.number)
+
+
+class EditHub:
+    """All listeners of one stream.
+
+    Parameters
+    ----------
+    group : LinkGroup
+    """
+
+    def __init__(self, group: LinkGroup) -> None:
+        self._group = group
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._requests = itertools.count(1 << 40)  # apart from those that wait for an answer
+        self._listeners: list[Edits] = []
+
+    def listen(
+        self,
+        names: tuple[str, ...],
+        place: Mapping[str, PlaceValue] | None,
+        timeout_s: float | None,
+    ) -> Edits:
+        """Begin to hear of edits, and of those that wait in the viewers."""
+        where = {canonical_component(key): value for key, value in (place or {}).items()}
+        listener = Edits(self, next(self._numbers), names, where, timeout_s)
+        with self._lock:
+            self._listeners.append(listener)
+        with self._group.leading(), self._group.lock:
+            for link in self._group.open_links():
+                self._ask(link, listener)
+        return listener
+
+    def resume(self, link: Link) -> None:
+        """A viewer has a new session: it is told again what is wanted. The caller leads."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            self._ask(link, listener)
+
+    def came(self, link: Link, effect: EditCame) -> None:
+        """Under the stream's lock: a viewer tells of an edit."""
+        with self._lock:
+            listeners = [each for each in self._listeners if each.number in effect.listeners]
+        if listeners:
+            edit = Edit.of_record(effect.edit, link.label)
+            for each in listeners:
+                each.deliver(link, edit)
+
+    def taken(self, link: Link, number: int) -> None:
+        """An edit is dealt with: its viewer need not keep it. Nothing where the viewer is gone."""
+        if self._group.closed:
+            return
+        with self._group.leading(), self._group.lock:
+            if link.is_open:
+                link.carry_out([SendControl(EditsTaken((number,)))])
+
+    def remove(self, listener: Edits) -> None:
+        """It has heard enough."""
+        with self._lock:
+            if listener not in self._listeners:
+                return
+            self._listeners.remove(listener)
+        if self._group.closed:
+            return
+        with self._group.leading(), self._group.lock:
+            for link in self._group.open_links():
+                args: dict[str, Any] = {"listener": listener.number}
+                request = Request(next(self._requests), "no_edits", args)
+                link.carry_out([SendControl(request)])
+
+    def is_closed(self) -> bool:
+        return self._group.closed
+
+    def check(self) -> None:
+        """Raise where no viewer is left that could tell of anything."""
+        if not self._group.closed and not self._group.open_links():
+            raise self._group.nobody()
+
+    def wake(self) -> None:
+        """The stream was closed, or a viewer is gone: whoever waits looks again."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for each in listeners:
+            each.wake()
+
+    def call(self, listener: Edits, callback: Callable[[Edit], object]) -> None:
+        """Call back with each edit, on a thread of its own: the callback may use the stream."""
+
+        def run() -> None:
+            try:
+                while (edit := listener.next()) is not None:
+                    callback(edit)
+            except StreamError as error:
+                logger.warning("no more edits are heard of: %s", error)
+            except Exception:
+                # The edit that it failed at stays in the viewer for another listener.
+                logger.exception("a callback for edits failed; it is not called any more")
+                listener.__exit__(Exception)
+            else:
+                listener.close()
+
+        threading.Thread(target=run, name="openhcs-stream-edits", daemon=True).start()
+
+    def _ask(self, link: Link, listener: Edits) -> None:
+        args = {"listener": listener.number, "names": list(listener.names),
+                "place": listener.place}  # fmt: skip
+        link.carry_out([SendControl(Request(next(self._requests), "edits", args))])
+
+
+def as_layer_names(on: Any) -> tuple[str, ...]:
+    """Names of layers from one name, several, or None for all."""
+    if on is None:
+        return ()
+    return (on,) if isinstance(on, str) else tuple(str(name) for name in on)
