@@ -36,6 +36,7 @@ _COMMANDS = {
     "status": _Command("_status", "list the running viewers and their queues"),
     "stop": _Command("_stop", "end a running viewer"),
     "screenshot": _Command("_screenshot", "save what a viewer shows as a PNG file"),
+    "edits": _Command("_edits", "list, or save, corrections that no worker has taken"),
     "clear": _Command("_clear", "remove everything that a viewer shows"),
     "demo": _Command("_demo", "stream a small plate of real images, end to end"),
     "doctor": _Command("_doctor", "check what this machine lacks, and how to mend it"),

@@ -1,0 +1,99 @@
+"""``openhcs-stream edits``: what no worker has taken is listed and can be saved."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tifffile
+
+from openhcs_stream import connect
+from openhcs_stream.cli import main
+from openhcs_stream.rois import Roi, read_imagej
+from openhcs_stream.testing import RunningReceiver, run_receiver
+from openhcs_stream.viewer import Change, MemoryViewer, Painting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+A, B = Roi.rectangle(1, 1, 5, 5, name="a"), Roi.oval(10, 10, 20, 20, name="b")
+
+
+@pytest.fixture
+def edited() -> Iterator[RunningReceiver[MemoryViewer]]:
+    """A viewer in which a person deleted an outline, moved a point and painted a pixel."""
+    with run_receiver(MemoryViewer(), publish=True) as running:
+        place: dict[str, int | str] = {"well": "A01", "site": 2}
+        with connect(running.address) as stream:
+            stream.rois([A, B], name="nuclei", place=place, source="plate 1").wait()
+            stream.labels(np.zeros((8, 9), np.uint16), name="mask", place=place).wait()
+            stream.points([[1.0, 2.0]], name="spots", place=place).wait()
+            stream.request("layers")
+        layers = {layer.key.name: layer for layer in running.viewer.layers.values()}
+
+        def edit() -> None:
+            at = ("A01", 2)
+            base = layers["nuclei"].items[at]
+            running.viewer.report_edit(Change(layers["nuclei"], at, base, [base[1]], [1]))
+            spots = layers["spots"].items[at]
+            running.viewer.report_edit(Change(layers["spots"], at, spots, spots + 0.5, [0]))
+            plane = layers["mask"].stack.planes[at]
+            before = plane[2:3, 3:4].copy()
+            plane[2, 3] = 7
+            running.viewer.report_edit(
+                Painting(layers["mask"], at, 2, 3, before, plane[2:3, 3:4].copy())
+            )
+
+        running.viewer.do(edit)
+        yield running
+
+
+def test_edits_are_listed(
+    edited: RunningReceiver[MemoryViewer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["edits"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].endswith("removed 1 of rois 'nuclei' at well A01, site 2")
+    assert lines[2].endswith("painted 1 pixels of labels 'mask' at well A01, site 2")
+    assert main(["edits", "--json"]) == 0
+    edits = json.loads(capsys.readouterr().out)["edits"]
+    assert [each["action"] for each in edits] == ["removed", "changed", "painted"]
+    assert edits[0]["place"] == {"well": "A01", "site": 2}
+
+
+def test_what_stands_now_is_saved(
+    edited: RunningReceiver[MemoryViewer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    assert main(["edits", "--save", str(folder), "--json"]) == 0
+    saved = json.loads(capsys.readouterr().out)["saved"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "mask_well-A01_site-2.tif",
+        "plate-1_nuclei_well-A01_site-2.zip",
+        "spots_well-A01_site-2.csv",
+    ]
+    assert len(saved) == 3
+    assert read_imagej(folder / "plate-1_nuclei_well-A01_site-2.zip") == [B]
+    labels = tifffile.imread(folder / "mask_well-A01_site-2.tif")
+    assert labels.dtype == np.uint16
+    assert np.argwhere(labels).tolist() == [[2, 3]]
+    table = np.loadtxt(folder / "spots_well-A01_site-2.csv", delimiter=",", skiprows=1)
+    assert table.tolist() == [1.5, 2.5]
+
+
+def test_where_nothing_waits_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with run_receiver(MemoryViewer(), publish=True):
+        assert main(["edits"]) == 0
+    assert "Nothing waits in" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    edited: RunningReceiver[MemoryViewer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("here")
+    assert main(["edits", "--save", str(tmp_path / "file")]) == 2
+    assert "can't be made" in capsys.readouterr().err
