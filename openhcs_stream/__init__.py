@@ -6,6 +6,7 @@ napari within a frame or two, at their place. ``view(array)`` is the one-liner.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Edit", "Receipt", "Stream", "__version__", "ask", "connect", "view"]
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until asked for
 
 
 def __getattr__(name: str) -> Any:

@@ -20,10 +20,16 @@
 
 *Your* mistakes and the *peer's* are different classes on purpose: the first are mended in the
 calling code, the second are retried, reported or waited for. The text of each says what happened,
-with the values, and then what to do about it.
+with the values, and then what to do about it. It may quote what a peer sent, so it goes through
+`printable`: one line, whatever is in it.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "DeadlineExceeded",
@@ -41,7 +47,40 @@ __all__ = [
     "UsageError",
     "ViewerLost",
     "ViewerUnreachable",
+    "printable",
 ]
+
+#: Characters of an error's text; a reason that a viewer gives has up to 4096.
+_MAX_TEXT = 8192
+
+
+def printable(text: str, most: int = _MAX_TEXT) -> str:
+    """Make one line of a text that may come from a peer, for logs, tables, errors and terminals.
+
+    Line breaks, control characters, terminal escapes, marks that change the direction of writing,
+    invisible characters and halves of characters are written as escapes: ``\\n``, ``\\x1b``,
+    ``\\u202e``. So nothing that a peer calls itself can look like a line of its own, overwrite
+    one, or hide.
+
+    Parameters
+    ----------
+    text : str
+        Whatever came.
+    most : int
+        Characters of the result; a longer one is cut, with "..." at its end.
+
+    Examples
+    --------
+    >>> printable("worker 1\\n2026-01-01 ERROR all is lost")
+    'worker 1\\\\n2026-01-01 ERROR all is lost'
+    """
+    if not text.isprintable():
+        # Of a text that is too long only what can be kept is looked at.
+        text = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+            for each in text[: most + 1]
+        )
+    return text if len(text) <= most else f"{text[: max(most - 3, 0)]}..."
 
 
 class StreamError(Exception):
@@ -53,12 +92,15 @@ class StreamError(Exception):
         What happened, with the values.
     cure : str
         What the reader can do about it; a whole sentence.
+    lines : sequence of str
+        What another program wrote: it stands between the two, each on a line of its own.
     """
 
-    def __init__(self, what: str, *, cure: str = "") -> None:
-        super().__init__(f"{what} {cure}".rstrip())
-        self.what = what
-        self.cure = cure
+    def __init__(self, what: str, *, cure: str = "", lines: Sequence[str] = ()) -> None:
+        self.what = printable(what)
+        self.cure = printable(cure)
+        between = " " if not lines else "\n"
+        super().__init__(between.join((self.what, *map(printable, lines), self.cure)).rstrip())
 
 
 class UsageError(StreamError):
@@ -117,7 +159,7 @@ class ItemFailed(PeerError):
         self, what: str, *, cure: str = "", failures: tuple[tuple[str, str], ...] = ()
     ) -> None:
         super().__init__(what, cure=cure)
-        self.failures = failures
+        self.failures = tuple((printable(name), printable(reason)) for name, reason in failures)
 
 
 class DeadlineExceeded(PeerError, TimeoutError):

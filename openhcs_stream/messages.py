@@ -136,8 +136,10 @@ class Welcome(_Message, tag="welcome", frozen=True):
     lane: Text = ""  #: "unix:NAME" of the data lane to open next; empty: stay on this lane
     key: Annotated[str, Meta(max_length=64)] = ""  #: to be shown when the data lane is opened
     kinds: tuple[Kind, ...] = ("image", "labels", "rois", "points", "tracks")
-    modes: dict[Text, Mode] = {}  #: the viewer's own component modes; a stream's take precedence
-    required: tuple[Text, ...] = ()  #: components that every place must have
+    #: the viewer's own component modes; a stream's take precedence
+    modes: Annotated[dict[Text, Mode], Meta(max_length=64)] = {}
+    #: components that every place must have
+    required: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
 
 
 class Refusal(_Message, tag="refusal", frozen=True):
@@ -179,8 +181,9 @@ class LayerSpec(_Message, frozen=True):
         tuple[Text, ...], Meta(max_length=32)
     ] = ()  #: names of the place's values
     source: Text = ""  #: pipeline, plate or step that made it; layers are grouped by it
-    modes: dict[Text, Mode] = {}
-    order: tuple[Text, ...] = ()  #: component order, slowest first; empty: COMPONENT_ORDER
+    modes: Annotated[dict[Text, Mode], Meta(max_length=64)] = {}
+    #: component order, slowest first; empty: COMPONENT_ORDER
+    order: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     pixel_size: Annotated[tuple[float, ...], Meta(max_length=3)] = ()  #: (Y, X) or (Z, Y, X)
     unit: Text = ""  #: of pixel_size: "um"
     colormap: Text = ""  #: empty: the viewer chooses
@@ -189,6 +192,8 @@ class LayerSpec(_Message, frozen=True):
     blending: Text = ""
     visible: bool = True
     images_dir: Text = ""  #: folder of the images that ROIs belong to
+    #: of the layer or window; empty: made of source, name and the values that it is split by
+    title: Text = ""
 
 
 class LayerDeclared(_Message, tag="layer", frozen=True):
@@ -217,7 +222,8 @@ class Item(_Message, frozen=True):
     dtype: Annotated[str, Meta(max_length=4)]
     nbytes: Count  #: of the whole item; parts may follow in `More`
     parts: Annotated[tuple[Part, ...], Meta(max_length=4096)]
-    info: dict[Text, str | int | float | bool | None] = {}  #: id, path and other metadata
+    #: id, path and other metadata
+    info: Annotated[dict[Text, str | int | float | bool | None], Meta(max_length=256)] = {}
 
 
 class Items(_Message, tag="items", frozen=True):
@@ -247,6 +253,7 @@ class Report(_Message, tag="report", frozen=True):
     displayed: tuple[Count, ...] = ()  #: on the screen, or in the headless viewer's data
     failed: tuple[Failure, ...] = ()  #: will not be shown; memory is free as well
     released: tuple[Count, ...] = ()  #: leases of parts of an item that is still arriving
+    gone: tuple[Count, ...] = ()  #: were displayed, and had to make room for later ones
 
 
 class Ping(_Message, tag="ping", frozen=True):

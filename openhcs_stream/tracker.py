@@ -8,17 +8,21 @@ The counts obey, at each moment::
     sent == waiting + displayed + failed
     received <= sent                       (an item is received before it is displayed)
 
-Items that a back-pressure policy dropped were never sent and are counted apart.
+A viewer of another project may be unable to tell what it displays; what it received then waits no
+more, and is only counted there. Items that a back-pressure policy dropped were never sent and are
+counted apart.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +34,7 @@ __all__ = [
     "QueueTracker",
     "TrackerRegistry",
     "registry",
+    "snapshot",
 ]
 
 logger = logging.getLogger(__name__)
@@ -142,6 +147,12 @@ class QueueTracker:
         if names:
             self._tell("displayed", names)
 
+    def told(self, keys: Sequence[int]) -> None:
+        """Nothing more will be told of them: this viewer can't say what it displays."""
+        with self._lock:
+            for key in keys:
+                self._waiting.pop(key, None)
+
     def failed(self, failures: Sequence[tuple[int, str]]) -> None:
         """They will not be shown; (key, reason) of each."""
         with self._lock:
@@ -160,6 +171,11 @@ class QueueTracker:
             self._dropped += len(names)
         if self._listeners:
             self._tell("dropped", [str(name) for name in names])
+
+    @property
+    def dropped_count(self) -> int:
+        """How many a policy let go until now."""
+        return self._dropped
 
     def close(self) -> None:
         """The stream is closed; the counts stay."""
@@ -247,6 +263,12 @@ class TrackerRegistry:
 
         return unsubscribe
 
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the queues are the parent's, and a thread of its may hold the lock."""
+        self._lock = threading.Lock()
+        self._trackers = []
+        self._listeners = []
+
     def forget(self) -> None:
         """Drop the queues of closed streams."""
         with self._lock:
@@ -254,6 +276,31 @@ class TrackerRegistry:
 
 
 _registry = TrackerRegistry()
+
+os.register_at_fork(after_in_child=_registry.after_fork_in_child)
+
+
+def snapshot() -> dict[str, Any]:
+    """This process's view of all its streams: JSON-able.
+
+    Returns
+    -------
+    dict
+        ``pid``, ``program``, ``time_s`` (since 1970), and ``queues``: for each stream and viewer
+        what `QueueStatus` has.
+
+    Examples
+    --------
+    >>> import json
+    >>> from openhcs_stream import tracker
+    >>> print(json.dumps(tracker.snapshot()))  # doctest: +SKIP
+    """
+    return {
+        "pid": os.getpid(),
+        "program": os.path.basename(sys.argv[0] or "python"),
+        "time_s": time.time(),
+        "queues": [asdict(status) | {"stuck": list(status.stuck)} for status in _registry.status()],
+    }
 
 
 def registry() -> TrackerRegistry:

@@ -471,6 +471,8 @@ and it is merely busy, or stopped in a debugger.
 | verb | args | value of the Reply |
 | --- | --- | --- |
 | status | | The viewer and its streams with their counts. Answered while the window is busy, too. |
+| log | | The last lines of the viewer's log: a list of texts. |
+| dropped | `items`: number | No Reply: how many a policy let go, which were never sent. |
 | layers | | For each layer: title, kind, name, source, split, components; shape, dtype, planes. |
 | places | `name` of a layer; `kind`, `source`, `place` | Where it has something: a list of maps. |
 | read | the same, or `layer`: a title | One place: kind, name, source, place, shape, dtype, data. |
@@ -498,7 +500,8 @@ asks. The result of an edit is in the layer at once: `read` gives it.
 
 Every message is checked: types are exact (2.0 is no integer), texts and arrays have bounds, and
 each phase has its messages. Whoever breaks a rule is told on the control lane, with `Refusal`
-before `Welcome` and `Bye` after it, and its session ends. Others are not touched. At most
+before `Welcome` and `Bye` after it (which is then the side lane's last message, too), and its
+session ends. So is a sender that a viewer can't serve any more. Others are not touched. At most
 {{max_layers}} layers and {{max_items}} items in a message.
 
 ### Versions

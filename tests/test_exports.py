@@ -104,7 +104,7 @@ def test_version_is_the_distributions() -> None:
     ("group", "names"),
     [
         ("console_scripts", {"openhcs-stream"}),
-        ("openhcs_stream.viewers", {"fiji", "memory", "napari"}),
+        ("openhcs_stream.viewers", {"fiji", "memory", "napari", "recorder"}),
         ("pytest11", {"openhcs_stream"}),
     ],
 )

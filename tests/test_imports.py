@@ -21,28 +21,35 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "messages": {"errors"},
     "rois": {"errors"},
-    "pixels": {"errors", "messages"},
+    "runtime": {"errors"},
+    "logs": {"errors"},
+    "pixels": {"errors", "messages", "runtime"},
     "protocol": {"errors", "messages"},
-    "transport": {"errors", "messages"},
-    "discovery": {"errors", "messages"},
-    "dialects": {"errors", "messages", "rois"},
+    "transport": {"errors", "messages", "runtime"},
+    "discovery": {"errors", "messages", "runtime"},
+    "dialects": {"errors", "messages", "rois", "runtime"},
     "tracker": {"errors"},
+    "metrics": {"errors", "tracker"},
 }
 ROOMS["stream"] = {
-    "errors", "messages", "rois", "pixels", "protocol", "transport", "discovery", "tracker",
+    "errors", "messages", "rois", "runtime", "pixels", "protocol", "transport", "dialects",
+    "discovery", "tracker",
 }  # fmt: skip
 ROOMS["backends"] = {*ROOMS}
 ROOMS["viewer"] = {
-    "errors", "messages", "rois", "pixels", "protocol", "transport", "dialects", "discovery",
+    "errors", "messages", "rois", "runtime", "logs", "pixels", "protocol", "transport", "dialects",
+    "discovery",
 }  # fmt: skip
+ROOMS["recording"] = {"errors", "messages", "rois", "stream", "viewer"}
+ROOMS["bench"] = {"errors", "messages", "pixels", "stream", "viewer"}
 ROOMS["cli"] = {*ROOMS}
-ROOMS["testing"] = {*ROOMS} - {"cli"}
+ROOMS["testing"] = {*ROOMS} - {"bench", "cli"}
 
 #: What each package under viewers/ may import of openhcs_stream.
-OF_VIEWERS = {"errors", "messages", "rois", "viewer"}
+OF_VIEWERS = {"errors", "messages", "rois", "runtime", "viewer"}
 
 #: The package itself: `import openhcs_stream` offers the worker's face, `-m` runs the command.
-OF_PACKAGE = {"__init__": {*ROOMS} - {"cli", "testing"}, "__main__": {"cli"}}
+OF_PACKAGE = {"__init__": {*ROOMS} - {"bench", "cli", "testing"}, "__main__": {"cli"}}
 
 #: Never imported with a module of ours: each costs from a tenth of a second to several, or is
 #: in an extra. Inside a function they are welcome.

@@ -139,6 +139,8 @@ class StreamingBackend(ABC):
             microscope_handler : object
                 Its ``parser.parse_filename(name)`` gives the components as a mapping. Without it
                 items have no place.
+            components : sequence of mapping
+                Of each item, instead of what its file's name tells.
             source : str
                 What made the items; layers are grouped by it. "unknown_source".
             images_dir : str or path
@@ -170,9 +172,13 @@ class StreamingBackend(ABC):
         deadline = time.monotonic() + timeout_s
         display = read_display(kwargs.get("display_config"), viewer=self.VIEWER_TYPE)
         source = str(kwargs.get("source") or "unknown_source")
+        handler = kwargs.get("microscope_handler")
+        components = kwargs.get("components") or [None] * len(data_list)
         entries = [
-            self._check(data, path, display, kwargs.get("microscope_handler"), source)
-            for data, path in zip(data_list, file_paths, strict=True)
+            self._check(
+                data, path, display, _components(path, handler) if where is None else where, source
+            )
+            for data, path, where in zip(data_list, file_paths, components, strict=True)
         ]
         if not entries:
             return
@@ -206,11 +212,11 @@ class StreamingBackend(ABC):
         data: Any,
         file_path: str | os.PathLike[str],
         display: Display,
-        handler: Any,
+        components: Mapping[str, Any],
         source: str,
     ) -> _Entry:
         path = os.fspath(file_path)
-        metadata = {**_components(path, handler), "source": source}
+        metadata = {**components, "source": source}
         kind: Kind = "rois" if rois.looks_like_rois(data) else "image"
         where = read_place(metadata, kind=kind, modes=display.modes, order=display.order)
         axes, limits = "YX", None
@@ -296,7 +302,7 @@ def _forget_parents_streams() -> None:
 os.register_at_fork(after_in_child=_forget_parents_streams)
 
 
-def _components(path: str, handler: Any) -> Mapping[str, Any]:
+def _components(path: str | os.PathLike[str], handler: Any) -> Mapping[str, Any]:
     if handler is None:
         return {}
     name = os.path.basename(path)

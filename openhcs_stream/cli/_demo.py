@@ -27,6 +27,7 @@ from openhcs_stream import discovery
 from openhcs_stream.cli._demo_plate import CHANNELS, make_plate, well_names
 from openhcs_stream.cli._demo_progress import Board, Counts, Progress, Row
 from openhcs_stream.errors import PeerError, StreamError, UsageError
+from openhcs_stream.runtime import temporary_folder
 from openhcs_stream.stream import ask
 
 if TYPE_CHECKING:
@@ -105,18 +106,18 @@ def run(args: argparse.Namespace) -> int:
     problems: list[str] = []
     with (
         _terminable(),
-        tempfile.TemporaryDirectory(prefix="openhcs-stream-demo-") as plate,
+        temporary_folder(Path(tempfile.gettempdir())) as plate,
     ):
         print(f"making a plate of {args.wells} wells x {SITES} sites x {len(CHANNELS)} channels "
               f"x {DEPTH} z from real images", flush=True)  # fmt: skip
-        make_plate(Path(plate), wells=args.wells, sites=SITES, depth=DEPTH)
+        make_plate(plate, wells=args.wells, sites=SITES, depth=DEPTH)
         print(f"starting {' and '.join(kinds)}", flush=True)
         with contextlib.ExitStack() as running:
             viewers = [running.enter_context(_own_viewer(kind, keep=args.keep)) for kind in kinds]
             names = " and ".join(viewer.name for viewer in viewers)
             print(f"streaming to {names} from {args.workers} worker processes", flush=True)
             board.started = time.monotonic()
-            with Progress(board) as progress, _Crew(board, viewers, Path(plate)) as crew:
+            with Progress(board) as progress, _Crew(board, viewers, plate) as crew:
                 problems += crew.work(fields, progress)
                 seconds = time.monotonic() - board.started
             for viewer in viewers:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from openhcs_stream.cli._logging import VALUE_OPTIONS, add_log_arguments, logging_to_stderr
 from openhcs_stream.errors import StreamError, UsageError
 
 if TYPE_CHECKING:
@@ -36,10 +37,15 @@ _COMMANDS = {
     "status": _Command("_status", "list the running viewers and their queues"),
     "stop": _Command("_stop", "end a running viewer"),
     "screenshot": _Command("_screenshot", "save what a viewer shows as a PNG file"),
+    "bench": _Command("_bench", "measure this machine's paths beside its limits"),
     "edits": _Command("_edits", "list, or save, corrections that no worker has taken"),
     "clear": _Command("_clear", "remove everything that a viewer shows"),
+    "record": _Command("_record", "write what workers stream into a file"),
+    "replay": _Command("_replay", "send a recorded file into a viewer"),
     "demo": _Command("_demo", "stream a small plate of real images, end to end"),
     "doctor": _Command("_doctor", "check what this machine lacks, and how to mend it"),
+    "bundle": _Command("_bundle", "collect what a bug report needs, without secrets"),
+    "gc": _Command("_gc", "remove what viewers and workers left that were killed"),
 }
 
 
@@ -86,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     from openhcs_stream.discovery import installed_viewers, unknown_viewer
 
     viewers = installed_viewers()
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    chosen = _command_in(arguments)
     if chosen is not None and chosen not in _COMMANDS and chosen not in viewers:
         raise unknown_viewer(
             chosen,
@@ -101,12 +107,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--version", action=_Version)
     shared = _Parser(add_help=False)
     for each in (parser, shared):
-        each.add_argument(
-            "--debug",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="more messages, and the whole traceback of an error",
-        )
+        add_log_arguments(each)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     rows = {name: _Command("_receive", f"start the {name} viewer") for name in viewers} | _COMMANDS
     for name, command in rows.items():
@@ -125,18 +126,22 @@ def _run(arguments: list[str]) -> int:
         from openhcs_stream.cli._receive import viewer_options
 
         parsed.option = [*parsed.option, *viewer_options(rest)]
-    level = logging.DEBUG if getattr(parsed, "debug", False) else logging.WARNING
-    if chosen in viewers and level != logging.DEBUG:
-        level = logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    ours = logging.getLogger("openhcs_stream")
-    before = ours.level
-    ours.setLevel(level)
-    try:
+    # Whoever starts a viewer wants to follow what comes.
+    level = logging.INFO if chosen in viewers or chosen == "record" else logging.WARNING
+    with logging_to_stderr(parsed, level=level):
         status: int = parsed.run(parsed)
-    finally:
-        ours.setLevel(before)
     return status
+
+
+def _command_in(arguments: Sequence[str]) -> str | None:
+    """The first word that is neither an option nor the value of one."""
+    words = iter(arguments)
+    for word in words:
+        if word in VALUE_OPTIONS:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 class _Version(argparse.Action):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import signal
 import socket
 import sys
@@ -12,8 +13,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from openhcs_stream.cli._logging import log_options
 from openhcs_stream.cli._target import label
-from openhcs_stream.discovery import detach, find, launch
+from openhcs_stream.discovery import detach, find, is_public, launch, viewer_file
 from openhcs_stream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
 
     from openhcs_stream.discovery import Endpoint
     from openhcs_stream.messages import Mode
+    from openhcs_stream.viewer import Receiver
 
 __all__ = ["add_arguments", "run", "viewer_options"]
+
+_log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOP, _END = b"s", b"e"
@@ -30,18 +35,73 @@ _STOP, _END = b"s", b"e"
 _PATIENCE_S = 2.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, shows: bool = True) -> None:
+    """Of the commands that start a viewer; `shows`: it has layers, and maybe a window."""
     parser.add_argument(
         "--port",
         type=_port,
         metavar="N",
         help="also listen on this TCP port of this machine alone; 0 is any free one",
     )
-    parser.add_argument("--headless", action="store_true", help="without a window")
+    parser.add_argument(
+        "--public",
+        nargs="?",
+        const="",
+        metavar="HOST",
+        help="let others connect to that port, encrypted, with a copy of the .viewer file that is "
+        "written: from other machines, which call this one HOST (its number, if left out), or "
+        "with HOST localhost all users of this machine",
+    )
+    parser.add_argument(
+        "--new-keys",
+        action="store_true",
+        help="with --public: make new keys and a new token; older copies of the file are void",
+    )
     parser.add_argument(
         "--detach", action="store_true", help="start it in the background and return when ready"
     )
     parser.add_argument("--name", help="what this one is called, to tell it from others")
+    if shows:
+        _add_show_arguments(parser)
+    else:
+        # What is recorded is on the disk and takes up no memory.
+        parser.set_defaults(
+            headless=True, stack=(), split=(), require=(), option=[], memory=None,
+            when_full="refuse",
+        )  # fmt: skip
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --detach: how long it may take to be ready (%(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="N",
+        help="serve metrics for Prometheus on this port of this machine alone; 0 is any free one",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print name, pid and addresses as one JSON object"
+    )
+
+
+def _add_show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what images and lists may take up: 4G, 512M or 25%% of the machine's memory "
+        "(by default 50%%)",
+    )
+    parser.add_argument(
+        "--when-full",
+        choices=("refuse", "oldest"),
+        default="refuse",
+        help="what happens to an image for which there is no room: it is refused, or the oldest "
+        "time points make room (%(default)s)",
+    )
+    parser.add_argument("--headless", action="store_true", help="without a window")
     for mode, does in (
         ("stack", "are sliders"),
         ("split", "have a layer for each value"),
@@ -61,16 +121,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="an option of this kind of viewer, also as --NAME VALUE; more than once for more",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="with --detach: how long it may take to be ready (%(default)s)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print name, pid and addresses as one JSON object"
     )
 
 
@@ -98,6 +148,8 @@ def viewer_options(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.new_keys and arguments.public is None:
+        raise UsageError("--new-keys makes the keys of --public.", cure="Add --public.")
     # First of all: forking is for processes that have one thread, and numpy starts more.
     ready = detach()
     modes: dict[str, Mode] = dict.fromkeys(arguments.stack, "stack")
@@ -110,7 +162,9 @@ def run(arguments: argparse.Namespace) -> int:
     modes |= dict.fromkeys(arguments.split, "split")
     if arguments.detach:
         return _start_detached(arguments)
-    from openhcs_stream.viewer import create, serve
+    from openhcs_stream.viewer import create, parse_memory, serve
+
+    memory_nbytes = parse_memory(arguments.memory) if arguments.memory else None
 
     def tell(endpoint: Endpoint) -> None:
         _print(endpoint, as_json=arguments.json)
@@ -131,9 +185,30 @@ def run(arguments: argparse.Namespace) -> int:
             modes=modes,
             required=arguments.require,
             headless=arguments.headless,
+            public=arguments.public,
+            new_keys=arguments.new_keys,
+            memory_nbytes=memory_nbytes,
+            when_memory_full=arguments.when_full,
             on_ready=tell,
+            alongside=_metrics(arguments.metrics_port),
         )
     return 0
+
+
+def _metrics(
+    port: int | None,
+) -> Callable[[Receiver], contextlib.AbstractContextManager[object]] | None:
+    """What serves metrics beside the viewer; None where nobody asked for them."""
+    if port is None:
+        return None
+    from openhcs_stream import metrics
+
+    def beside(receiver: Receiver) -> metrics.Exporter:
+        exporter = metrics.serve(metrics.viewer_metrics(receiver.status), port=port)
+        _log.info("metrics are at http://127.0.0.1:%d/metrics", exporter.port)
+        return exporter
+
+    return beside
 
 
 def _start_detached(arguments: argparse.Namespace) -> int:
@@ -141,8 +216,16 @@ def _start_detached(arguments: argparse.Namespace) -> int:
     options += [f"--option={name}={value}" for name, value in arguments.option]
     if arguments.headless:
         options.append("--headless")
-    if getattr(arguments, "debug", False):
-        options.append("--debug")
+    if arguments.public is not None:
+        options.append(f"--public={arguments.public}" if arguments.public else "--public")
+    if arguments.new_keys:
+        options.append("--new-keys")
+    if arguments.memory:
+        options.append(f"--memory={arguments.memory}")
+    options.append(f"--when-full={arguments.when_full}")
+    if arguments.metrics_port is not None:
+        options.append(f"--metrics-port={arguments.metrics_port}")
+    options += log_options(arguments)
     kind, name, port = arguments.command, arguments.name, arguments.port or None
     if arguments.port == 0:
         options.append("--port=0")
@@ -173,10 +256,19 @@ def _print(endpoint: Endpoint, *, as_json: bool) -> None:
         }
         if endpoint.port is not None:
             facts["port"] = endpoint.port
+        if is_public(endpoint):
+            facts["viewer_file"] = str(viewer_file(endpoint))
         print(json.dumps(facts), flush=True)
     else:
         addresses = " and ".join(endpoint.addresses)
         print(f"{label(endpoint)} is ready at {addresses} (pid {endpoint.pid})", flush=True)
+        if is_public(endpoint):
+            file = viewer_file(endpoint)
+            print(
+                f'Others connect("{file.name}") with a copy of {file}, which is as secret as a '
+                "password.",
+                flush=True,
+            )
 
 
 @contextlib.contextmanager

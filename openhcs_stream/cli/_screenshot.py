@@ -7,12 +7,12 @@ tells it to.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openhcs_stream.cli._target import ASK_TIMEOUT_S, add_target, find_one, label
 from openhcs_stream.errors import ProtocolViolation, UsageError
+from openhcs_stream.runtime import written_whole
 
 if TYPE_CHECKING:
     import argparse
@@ -60,13 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write it whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError(
             f"{path} can't be written: {error.strerror or error}.", cure="Choose another place."
         ) from error

@@ -10,8 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 from openhcs_stream.cli._target import ASK_TIMEOUT_S, find_one, is_own_process, label
-from openhcs_stream.discovery import Endpoint, endpoints, runtime_folder
+from openhcs_stream.discovery import Endpoint, endpoints
 from openhcs_stream.errors import DeadlineExceeded, PeerError, UsageError
+from openhcs_stream.runtime import runtime_folder
 
 if TYPE_CHECKING:
     import argparse

@@ -6,11 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from openhcs_stream.discovery import (
+    VIEWER_SUFFIX,
     Endpoint,
     endpoints,
     find,
     installed_viewers,
     launch,
+    read_viewer_file,
     unknown_viewer,
 )
 from openhcs_stream.errors import UsageError, ViewerUnreachable
@@ -38,7 +40,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "--to",
         metavar="VIEWER",
         help="which viewer: its kind (napari), its name or its address as `openhcs-stream "
-        "status` lists them; by default the only one that runs",
+        "status` lists them, or a copy of its .viewer file; by default the only one that runs",
     )
 
 
@@ -141,6 +143,8 @@ def _is_same(entry: os.DirEntry[str], file: os.stat_result) -> bool:
 
 def _matching(wanted: str, running: list[Endpoint]) -> Endpoint | None:
     """By name first: a viewer's default name is its kind's, and a second one has another."""
+    if wanted.endswith(VIEWER_SUFFIX):
+        return read_viewer_file(wanted)
     for matches in (
         [each for each in running if each.name == wanted],
         [each for each in running if wanted in each.addresses],

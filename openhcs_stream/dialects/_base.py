@@ -9,37 +9,81 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from openhcs_stream.messages import LayerSpec, PlaceValue
 
-__all__ = ["Dialect", "ForeignBatch", "ForeignItem"]
+__all__ = ["Dialect", "ForeignBatch", "ForeignFailure", "ForeignItem", "SenderRoute"]
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRoute:
+    """Where a sender wants to hear what became of an item.
+
+    Attributes
+    ----------
+    address : str
+        ZeroMQ address of a PULL socket, to be connected to. It is the sender's word: see that it
+        is on this machine.
+    is_shared : bool
+        Every sender of this machine names the same address, and whoever listens there is told.
+    echo : dict
+        Fields of the acknowledgement that are repeated as they came.
+    """
+
+    address: str
+    is_shared: bool = False
+    echo: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class ForeignItem:
     """One item of a foreign batch, ready to be placed and copied.
 
-    `finish` must be called exactly when the receiver is done with `payload`, whether the item was
-    shown or failed; a second call does nothing.
+    `finish` must be called exactly when the receiver is done with the payloads, whether the item
+    was shown or failed; a second call does nothing.
     """
 
-    id: str  #: what its sender calls it; unique in its batch
-    spec: LayerSpec  #: `spec.kind` is "image" or "rois"
-    place: tuple[PlaceValue, ...]  #: one value per component of `spec.components`
-    payload: Any  #: image: ndarray, C order, read-only, native byte order; rois: list of Roi
+    id: str  #: what its sender calls it
+    spec: LayerSpec  #: `spec.kind` is "image", "rois" or "points"
+    #: (place, payload) of each part, mostly one. A place has one value for each of
+    #: `spec.components`. A payload is an array in C order, read-only, of native byte order
+    #: (image); a list of Roi (rois); (N, 2) float64, y and x (points).
+    parts: list[tuple[tuple[PlaceValue, ...], Any]]
     info: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    route: SenderRoute | None = None
     release: Callable[[], None] | None = field(default=None, repr=False)  #: what `finish` does
+
+    @property
+    def place(self) -> tuple[PlaceValue, ...]:
+        """The place of an item of one part."""
+        ((place, _),) = self.parts
+        return place
+
+    @property
+    def payload(self) -> Any:
+        """The payload of an item of one part."""
+        ((_, payload),) = self.parts
+        return payload
 
     def finish(self) -> None:
         """Let go of the sender's memory, and remove it where the sender expects that.
 
-        Copy the pixels first: `payload` is None afterwards. Idempotent; raises nothing.
+        Copy the pixels first: there are no parts afterwards. Idempotent; raises nothing.
         """
-        self.payload = None
+        self.parts = []
         release, self.release = self.release, None
         if release is not None:
             release()
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignFailure:
+    """An item that could not even be read."""
+
+    id: str
+    reason: str
+    route: SenderRoute | None = None
 
 
 @dataclass(slots=True)
@@ -50,19 +94,23 @@ class ForeignBatch:
     ----------
     items : list of ForeignItem
         What could be read, in the sender's order.
-    failures : list of (id, reason)
-        What could not even be read.
-    ack_address : str or None
-        ZeroMQ address to which `ack` messages are pushed (PUSH, connect); None: nobody listens.
+    failures : list of ForeignFailure
+        What could not.
+    viewer : str
+        The kind of viewer that the sender means: "napari", "fiji".
+    viewer_port : int
+        The port by which it knows this viewer.
+    names : dict of component to dict of str to str
+        What values are called: ``{"channel": {"1": "DAPI"}}``, by our names of components.
     """
 
     items: list[ForeignItem]
-    failures: list[tuple[str, str]]
+    failures: list[ForeignFailure]
     viewer: str = ""
     viewer_port: int = 0
-    ack_address: str | None = None
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def reply(self, failed: Mapping[str, str]) -> bytes:
+    def reply(self, failed: Sequence[tuple[str, str]]) -> bytes:
         """Encode the answer to the whole batch.
 
         The status is "success" only if nothing failed. The original says "success" as soon as it
@@ -70,51 +118,51 @@ class ForeignBatch:
 
         Parameters
         ----------
-        failed : mapping of id to reason
+        failed : sequence of (id, reason)
             Items of `items` that could not be copied; `failures` are added here.
         """
-        lost = [*self.failures, *failed.items()]
-        if not lost:
-            return _json({"status": "success", "message": "Data copied, queued for processing"})
-        count = len(self.items) + len(self.failures)
-        told = "; ".join(f"{item_id}: {reason}" for item_id, reason in lost[:_TOLD])
-        more = f"; and {len(lost) - _TOLD} more" if len(lost) > _TOLD else ""
-        return _json(
-            {
-                "status": "error",
-                "message": f"{len(lost)} of {count} items failed: {told}{more}",
-            }
-        )
+        lost = [*((each.id, each.reason) for each in self.failures), *failed]
+        answer: dict[str, Any] = {"status": "error" if lost else "success"}
+        if self.viewer == "napari":
+            answer["type"] = "batch"
+        if lost:
+            count = len(self.items) + len(self.failures)
+            told = "; ".join(f"{item_id}: {reason}" for item_id, reason in lost[:_TOLD])
+            more = f"; and {len(lost) - _TOLD} more" if len(lost) > _TOLD else ""
+            answer["message"] = f"{len(lost)} of {count} items failed: {told}{more}"
+        else:
+            answer["message"] = "Data copied, queued for processing"
+        return _json(answer)
 
-    def ack(self, item_id: str, *, displayed: bool, reason: str = "") -> bytes:
-        """Encode what became of one item, for `ack_address`.
+    def ack(self, item_id: str, route: SenderRoute, *, reason: str | None = None) -> bytes:
+        """Encode what became of one item, for `route.address`.
 
         Parameters
         ----------
         item_id : str
-            `ForeignItem.id`, or the id of a failure.
-        displayed : bool
-            True: it is on the screen. False: it failed.
-        reason : str
-            Why it failed.
+            What its sender calls it.
+        route : SenderRoute
+            Of the item, or of the failure.
+        reason : str or None
+            Why it failed; None: it is on the screen.
         """
         message: dict[str, Any] = {
             "type": "image_ack",
             "image_id": item_id,
             "viewer_port": self.viewer_port,
             "viewer_type": self.viewer,
-            "status": "success" if displayed else "error",
+            "status": "success" if reason is None else "error",
             "timestamp": time.time(),
         }
-        if not displayed:
+        if reason is not None:
             message["error"] = reason or "the item could not be shown"
-        return _json(message)
+        return _json({**message, **route.echo})
 
 
 class Dialect(ABC):
     """One foreign wire. It has no state and does no network I/O: bytes in, items out."""
 
-    #: The registered name: "openhcs1".
+    #: The registered name: "openhcs".
     name: ClassVar[str]
 
     @abstractmethod
@@ -129,6 +177,7 @@ class Dialect(ABC):
         viewer: str,
         viewer_port: int,
         local_ipc: bool,
+        family: str = "",
     ) -> ForeignBatch:
         """Decode one frame and map the pixels that it names.
 
@@ -142,6 +191,8 @@ class Dialect(ABC):
             The port on which the frame came; acknowledgements name it.
         local_ipc : bool
             Whether it came over an ipc socket rather than tcp.
+        family : str
+            By which family of addresses it came, where a dialect has several.
 
         Raises
         ------

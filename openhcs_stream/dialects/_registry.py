@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from openhcs_stream.dialects._openhcs1 import OpenHCS1
+from openhcs_stream.dialects._openhcs import OpenHCS
 
 if TYPE_CHECKING:
     from openhcs_stream.dialects._base import Dialect
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["DIALECTS", "dialect_for"]
 
 #: Asked in this order: the more particular before the more general.
-DIALECTS: tuple[Dialect, ...] = (OpenHCS1(),)
+DIALECTS: tuple[Dialect, ...] = (OpenHCS(),)
 
 
 def dialect_for(frame: bytes | memoryview) -> Dialect | None:

@@ -22,18 +22,22 @@ import re
 import stat
 import sys
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openhcs_stream.errors import InvalidItem
+from openhcs_stream.errors import InvalidItem, UsageError
+from openhcs_stream.runtime import Identity, hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-__all__ = ["Segment"]
+    from openhcs_stream.runtime import Held
+
+__all__ = ["Segment", "discard"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class Segment:
         self.name = name
         self.octets = octets
         self._identity = identity
+        self._held: Held | None = None
 
     @classmethod
     def attach(cls, name: str, nbytes: int) -> Segment:
@@ -87,6 +92,16 @@ class Segment:
             octets = _map(fd, nbytes, name)
         return cls(name, octets, (status.st_dev, status.st_ino))
 
+    def take_over(self) -> None:
+        """Be the one who removes the name: with `unlink`, or by a sweeper where this is killed."""
+        try:
+            identity = Identity(*self._identity)
+            self._held = hold("segment", Path(SHM_FOLDER, self.name), identity=identity)
+        except (OSError, UsageError) as error:
+            logger.warning(
+                "shared memory %r would stay if this process were killed: %s", self.name, error
+            )
+
     def unlink(self) -> None:
         """Remove the name, unless another file has it by now; gone already is fine."""
         path = os.path.join(SHM_FOLDER, self.name)
@@ -95,9 +110,27 @@ class Segment:
             if (status.st_dev, status.st_ino) == self._identity:
                 os.unlink(path)
         except FileNotFoundError:
-            return
+            pass
         except OSError as error:
             logger.warning("shared memory %r could not be removed: %s", self.name, error)
+            return
+        if self._held is not None:
+            self._held.release()
+
+
+def discard(name: str) -> None:
+    """Remove a block that was handed over and that nobody can use; only a file of this user's."""
+    if _NAME.fullmatch(name) is None or not sys.platform.startswith("linux"):
+        return
+    path = os.path.join(SHM_FOLDER, name)
+    try:
+        status = os.lstat(path)
+        if not _problem(status, 0):
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("shared memory %r could not be removed: %s", name, error)
 
 
 class _Mapping:

@@ -162,15 +162,15 @@ def read_place(
     ranks = {name: rank for rank, name in enumerate(known)}
     components = tuple(sorted(placed, key=lambda name: (ranks.get(name, len(known)), name)))
     return ItemPlace(
-        source=_text(metadata.get("source")),
-        name=_layer_name(_text(metadata.get("step_name")), kind),
+        source="" if "source" in placed else _text(metadata.get("source")),
+        name=_layer_name("" if "step_name" in placed else _text(metadata.get("step_name")), kind),
         components=components,
         place=tuple(placed[name] for name in components),
         rest=rest,
     )
 
 
-def read_axes(shape: Sequence[int], components: Sequence[str] = ()) -> str:
+def read_axes(shape: Sequence[int], components: Sequence[str] = (), *, rgb: bool = True) -> str:
     """Name the axes of an image that says nothing about itself.
 
     Parameters
@@ -179,6 +179,8 @@ def read_axes(shape: Sequence[int], components: Sequence[str] = ()) -> str:
         At most 8 numbers.
     components : sequence of str
         What the item's place already says: an axis does not say it again.
+    rgb : bool
+        Whether three or four trailing samples may be colours.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def read_axes(shape: Sequence[int], components: Sequence[str] = ()) -> str:
             cure="Send it in parts, with the outer axes as components of the place.",
         )
     plane = "YX"
-    if len(shape) >= 3 and shape[-1] in (3, 4) and min(shape[-3:-1]) > _MIN_RGB_SIDE:
+    if rgb and len(shape) >= 3 and shape[-1] in (3, 4) and min(shape[-3:-1]) > _MIN_RGB_SIDE:
         plane = "YXS"
     if len(shape) <= len(plane):
         return plane[len(plane) - len(shape) :]

@@ -1,13 +1,12 @@
 """Endpoint files: one for each running viewer, locked by it for as long as it lives.
 
 The lock, not the file, says that a viewer lives: the kernel drops it at the owner's death, also
-by kill -9, so no pid is ever guessed at. Three rules keep the files right without any other lock:
+by kill -9, so no pid is ever guessed at. Three rules keep the files right:
 
 1. A file gets its final name by `link`, complete and already locked, and only where no file has
-   that name.
-2. A final name is removed only by who holds the *exclusive* lock of the very file it names.
-3. Who only wants to know takes the *shared* lock, so that two readers never take each other for
-   an owner.
+   that name. Nobody locks it later: once it is free, its owner is dead.
+2. A final name is removed by its owner, or by who holds both the file's lock and the folder's.
+3. Only owners hold the lock *exclusively*, so that others are never taken for one.
 """
 
 from __future__ import annotations
@@ -17,36 +16,35 @@ import logging
 import os
 import re
 import secrets
-import socket
-import stat
 import time
 import weakref
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from openhcs_stream.discovery._folder import runtime_folder
-from openhcs_stream.discovery._lock import is_at, try_exclusive, try_shared
+from openhcs_stream.discovery._files import ENDPOINT, names, remove_if_left
+from openhcs_stream.discovery._sweep import sweep
 from openhcs_stream.errors import UsageError
+from openhcs_stream.runtime import (
+    is_at,
+    open_to_lock,
+    runtime_folder,
+    try_exclusive,
+    try_shared,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
-__all__ = ["Endpoint", "Publication", "endpoints", "find", "publish", "stale_files"]
+__all__ = ["Endpoint", "Publication", "endpoints", "find", "publish"]
 
 _log = logging.getLogger(__name__)
 
 _MAX_NBYTES = 1 << 16
 _VIEWER = r"^[a-z][a-z0-9_]{0,31}\Z"  # without '-', which ends it in a file's name
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
-_FINAL = re.compile(r"^[a-z][a-z0-9_]{0,31}-[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.json$")
-_TEMPORARY = re.compile(r"^\.new-[0-9a-f]{16}$")
-#: What a viewer listens at, below this folder: its kind, its pid and some random letters.
-_SOCKET = re.compile(r"^[a-z][a-z0-9_]{0,31}-[0-9]+-[0-9a-f]{1,32}\.ipc$")
-_SOCKET_AGE_S = 60.0
-_SOCKET_PATIENCE_S = 0.2
 #: How long a publisher waits for others that just look at (or clear away) a stale file.
 _PATIENCE_S = 5.0
 
@@ -68,7 +66,8 @@ class Endpoint:
     protocol : (major, minor)
         Version that it speaks.
     addresses : tuple of str
-        ZeroMQ addresses, the nearest first: "ipc://..." before "tcp://...".
+        ZeroMQ addresses, the nearest first: "ipc://..." before "tcp://...". One that other
+        machines can reach has the viewer's public key in it.
     token : str
         What opens a session; never printed.
     headless : bool
@@ -97,7 +96,7 @@ class Endpoint:
         """TCP port, or None where it listens on no port."""
         for address in self.addresses:
             if address.startswith("tcp://"):
-                digits = address.rpartition(":")[2]
+                digits = address.partition("?")[0].rpartition(":")[2]
                 return int(digits) if digits.isdigit() else None
         return None
 
@@ -106,7 +105,7 @@ _Text = Annotated[str, msgspec.Meta(max_length=1024)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-class _Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True):
     """An endpoint file's content; unknown fields are a later version's and are ignored."""
 
     viewer: Annotated[str, msgspec.Meta(pattern=_VIEWER)]
@@ -119,7 +118,7 @@ class _Record(msgspec.Struct, frozen=True):
     headless: bool
 
 
-_decoder = msgspec.json.Decoder(_Record, strict=True)
+_decoder = msgspec.json.Decoder(Record, strict=True)
 
 #: Publications of this process, so that a forked child lets go of the locks at once.
 _open: weakref.WeakSet[Publication] = weakref.WeakSet()
@@ -225,7 +224,7 @@ def endpoints(viewer: str | None = None, *, clear: bool = True) -> list[Endpoint
     viewer : str or None
         Only viewers of this kind.
     clear : bool
-        Remove the files of the dead on the way.
+        `sweep` away what the dead left, too.
 
     Raises
     ------
@@ -233,18 +232,16 @@ def endpoints(viewer: str | None = None, *, clear: bool = True) -> list[Endpoint
         The runtime folder can't be trusted.
     """
     living: list[Endpoint] = []
-    for path in _files(_FINAL):
+    for path in names():
+        if not ENDPOINT.match(path.name):
+            continue
         if viewer is not None and not path.name.startswith(f"{viewer}-"):
             continue
-        record = _look(path, clear=clear)
+        record = _look(path)
         if record is not None:
             living.append(record)
     if clear:
-        for path in _files(_TEMPORARY):
-            _clear(path)
-        for path in _files(_SOCKET):
-            if _is_dead_socket(path):
-                path.unlink(missing_ok=True)
+        sweep(patience_s=0.0)
     return sorted(living, key=lambda endpoint: endpoint.started, reverse=True)
 
 
@@ -262,21 +259,6 @@ def find(viewer: str, *, name: str | None = None, port: int | None = None) -> En
     return None
 
 
-def stale_files() -> list[Path]:
-    """Files of viewers that died; looks only, removes nothing."""
-    found: list[Path] = []
-    for path in [*_files(_FINAL), *_files(_TEMPORARY)]:
-        fd = _open_file(path)
-        if fd is None:
-            continue
-        try:
-            if try_shared(fd) and is_at(fd, path):
-                found.append(path)
-        finally:
-            os.close(fd)
-    return found + [path for path in _files(_SOCKET) if _is_dead_socket(path)]
-
-
 def _encode(endpoint: Endpoint) -> bytes:
     if not re.match(_NAME, endpoint.name):
         raise UsageError(
@@ -284,7 +266,7 @@ def _encode(endpoint: Endpoint) -> bytes:
             cure="Use 1 to 64 letters, digits, '.', '_' and '-'; the first a letter or a digit.",
         )
     try:
-        content = msgspec.json.encode(msgspec.convert(asdict(endpoint), _Record))
+        content = msgspec.json.encode(msgspec.convert(asdict(endpoint), Record))
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise UsageError(
             f"{endpoint!r} can't be published: {error}.",
@@ -304,7 +286,7 @@ def _try_publish(folder: Path, path: Path, content: bytes) -> int | None:
             os.close(fd)
             if not _is_stale(path):
                 return None
-            if not _clear(path):
+            if not remove_if_left(path):
                 _wait_for_others(path, deadline)
         except FileNotFoundError:
             # Between its creation and its lock the file looked stale to somebody. Once more.
@@ -344,15 +326,13 @@ def _wait_for_others(path: Path, deadline: float) -> None:
     time.sleep(0.002)
 
 
-def _look(path: Path, *, clear: bool) -> Endpoint | None:
-    """The endpoint in a living viewer's file; by `clear` a dead one's file is removed."""
+def _look(path: Path) -> Endpoint | None:
+    """The endpoint in a living viewer's file."""
     fd = _open_file(path)
     if fd is None:
         return None
     try:
         if try_shared(fd):
-            if clear:
-                _remove(fd, path)
             return None
         content = os.read(fd, _MAX_NBYTES + 1)
     finally:
@@ -381,71 +361,9 @@ def _is_stale(path: Path) -> bool:
         os.close(fd)
 
 
-def _clear(path: Path) -> bool:
-    """Remove a dead viewer's file; False where others were at it."""
-    fd = _open_file(path)
-    if fd is None:
-        return True
-    try:
-        return _remove(fd, path)
-    finally:
-        os.close(fd)
-
-
-def _remove(fd: int, path: Path) -> bool:
-    """Rule 2: under the exclusive lock nobody else removes the name or gives it to another file."""
-    if not try_exclusive(fd):
-        return False
-    if is_at(fd, path):
-        _remove_sockets(os.pread(fd, _MAX_NBYTES, 0), path.parent)
-        path.unlink()
-        _log.info("removed %s, whose viewer has ended", path)
-    return True
-
-
-def _remove_sockets(content: bytes, folder: Path) -> None:
-    """A killed viewer leaves its sockets in the runtime folder, too."""
-    try:
-        record = _decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError):
-        return  # killed while it wrote; `_is_dead_socket` finds them later
-    for address in record.addresses:
-        socket_path = Path(address.removeprefix("ipc://"))
-        if address.startswith("ipc:///") and socket_path.parent == folder:
-            if _SOCKET.match(socket_path.name):
-                socket_path.unlink(missing_ok=True)
-
-
-def _is_dead_socket(path: Path) -> bool:
-    """Whether nobody listens there any more: a viewer was killed before it was published.
-
-    Only sockets of some age are tried, because one that is being made does not listen yet.
-    """
-    try:
-        status = os.stat(path, follow_symlinks=False)
-        if not stat.S_ISSOCK(status.st_mode) or time.time() - status.st_mtime < _SOCKET_AGE_S:
-            return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
-            trial.settimeout(_SOCKET_PATIENCE_S)
-            trial.connect(str(path))
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # it is gone, busy, or its path is too long: nothing that can be told
-        return False
-    return False
-
-
 def _open_file(path: Path) -> int | None:
     try:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
+        return open_to_lock(path)
     except OSError as error:
         _log.warning("the endpoint file %s can't be opened, skipped: %s", path, error)
         return None
-
-
-def _files(pattern: re.Pattern[str]) -> list[Path]:
-    folder = runtime_folder()
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if pattern.match(entry.name))

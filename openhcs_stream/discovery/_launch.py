@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openhcs_stream.discovery._endpoints import Endpoint, find
-from openhcs_stream.discovery._folder import RUNTIME_VARIABLE, runtime_folder
 from openhcs_stream.discovery._kinds import installed_viewers, unknown_viewer
-from openhcs_stream.discovery._lock import is_at, try_exclusive, unlock
 from openhcs_stream.errors import DeadlineExceeded, ViewerUnreachable
+from openhcs_stream.runtime import (
+    RUNTIME_VARIABLE,
+    is_at,
+    runtime_folder,
+    try_exclusive,
+    try_shared,
+    unlock,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,15 +221,15 @@ def _start(
                 return endpoint
             if told:
                 raise ViewerUnreachable(
-                    f"the {viewer} viewer ended before it was ready. Its last words:\n"
-                    f"{_tail(viewer, log_start)}\n",
+                    f"the {viewer} viewer ended before it was ready. Its last words:",
+                    lines=_tail(viewer, log_start),
                     cure="Run `openhcs-stream doctor` to see what this machine lacks, or "
                     f"`openhcs-stream {viewer}` to watch it start.",
                 )
             if left_s <= 0:
                 raise DeadlineExceeded(
-                    f"the {viewer} viewer was not ready within {timeout_s:g} s. Its last words:\n"
-                    f"{_tail(viewer, log_start)}\n",
+                    f"the {viewer} viewer was not ready within {timeout_s:g} s. Its last words:",
+                    lines=_tail(viewer, log_start),
                     cure=f"Allow more time, or start it beforehand with `openhcs-stream {viewer}`.",
                 )
     finally:
@@ -255,8 +261,18 @@ def _environment(env: Mapping[str, str] | None, folder: Path, fd: int) -> dict[s
 
 
 def _open_log(viewer: str) -> tuple[int, int]:
-    """The log's descriptor, for appending, and where this launch's lines begin."""
-    fd = os.open(log_file(viewer), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    """The log's descriptor, for appending, and where this launch's lines begin.
+
+    It is locked beside others who write there. The viewer inherits the open file, so that the
+    lock lasts for as long as anybody writes.
+    """
+    path = log_file(viewer)
+    while True:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        if try_shared(fd) and is_at(fd, path):
+            break
+        os.close(fd)  # a sweeper is removing it
+        time.sleep(_POLL_S)
     size = os.fstat(fd).st_size
     if size > _LOG_NBYTES:
         os.ftruncate(fd, 0)
@@ -264,11 +280,11 @@ def _open_log(viewer: str) -> tuple[int, int]:
     return fd, size
 
 
-def _tail(viewer: str, start: int) -> str:
+def _tail(viewer: str, start: int) -> list[str]:
     with log_file(viewer).open("rb") as log:
         log.seek(max(start, log.seek(0, os.SEEK_END) - _TAIL_NBYTES))
         text = log.read().decode("utf-8", "replace")
-    return "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
+    return text.splitlines()[-_LOG_LINES:] or ["(nothing)"]
 
 
 def _end_group(group: int, pipe: int) -> None:

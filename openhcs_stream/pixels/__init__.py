@@ -13,16 +13,22 @@ from __future__ import annotations
 
 from openhcs_stream.pixels._arena import MAX_ARENA_NBYTES, Arena, Slot
 from openhcs_stream.pixels._dtypes import numpy_dtype, wire_dtype
+from openhcs_stream.pixels._limits import memory_left_nbytes, memory_limit_nbytes
 from openhcs_stream.pixels._mapping import MappedArenas
+from openhcs_stream.pixels._named import NamedBlock, NamedBlocks
 from openhcs_stream.pixels._pool import PixelPool, PoolStats
 
 __all__ = [
     "MAX_ARENA_NBYTES",
     "Arena",
     "MappedArenas",
+    "NamedBlock",
+    "NamedBlocks",
     "PixelPool",
     "PoolStats",
     "Slot",
+    "memory_left_nbytes",
+    "memory_limit_nbytes",
     "numpy_dtype",
     "wire_dtype",
 ]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from openhcs_stream.errors import OutOfSpace, ProtocolViolation
 from openhcs_stream.pixels._arena import MAX_ARENA_NBYTES
 from openhcs_stream.pixels._dtypes import numpy_dtype
-from openhcs_stream.pixels._memory import SIZE_SEALS, Mapping, seals_of
+from openhcs_stream.pixels._memory import PAGE_NBYTES, SIZE_SEALS, Mapping, seals_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MappedArenas"]
 
-#: Arenas that one peer may have mapped at the same time.
-_MAX_ARENAS = 4096
+#: Arenas that one peer may have mapped at the same time; the system allows a process 65530
+#: mappings, whoever wants them.
+_MAX_ARENAS = 1024
 
 _CURE = "Make sure that both ends are openhcs-stream, and of the same major version."
 
@@ -34,9 +35,15 @@ class MappedArenas:
     gone. Nothing that the peer says is taken on trust: an arena must be as large as it says and
     sealed against shrinking, so that reading it can't end in SIGBUS, and every part must lie
     within its arena.
+
+    Attributes
+    ----------
+    nbytes : int
+        Of the arenas that are mapped and not retired.
     """
 
     def __init__(self) -> None:
+        self.nbytes = 0
         self._arenas: dict[int, npt.NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
@@ -58,7 +65,8 @@ class MappedArenas:
         Raises
         ------
         ProtocolViolation
-            The number is taken, the file is smaller, or it could still shrink.
+            The number is taken, the file is smaller, it could still shrink, or it is no ordinary
+            memory.
         OutOfSpace
             The system would not map it.
         """
@@ -74,10 +82,19 @@ class MappedArenas:
                     f"the peer offered an arena of {nbytes} bytes; 1 to {MAX_ARENA_NBYTES} can be.",
                     cure=_CURE,
                 )
-            # The seals first: only then is the size a fact that stays.
+            # The seals first: only then is the size a fact that stays. They also tell memory from
+            # files, folders, sockets and devices, which have none.
             if seals_of(fd) & SIZE_SEALS != SIZE_SEALS:
                 raise ProtocolViolation(
                     f"the peer offered arena {arena} without the seals that keep its size.",
+                    cure=_CURE,
+                )
+            # Huge pages are kept in a store of their own, and reading one that its owner has given
+            # back there ends in SIGBUS, too.
+            page = os.fstatvfs(fd).f_bsize
+            if page != PAGE_NBYTES:
+                raise ProtocolViolation(
+                    f"the peer offered arena {arena} in pages of {page} bytes, not {PAGE_NBYTES}.",
                     cure=_CURE,
                 )
             size = os.fstat(fd).st_size
@@ -94,6 +111,7 @@ class MappedArenas:
                     cure="Raise the limit on address space (ulimit -v) or close other streams.",
                 ) from error
             self._arenas[arena] = np.asarray(mapping)
+            self.nbytes += nbytes
         finally:
             os.close(fd)
 
@@ -149,11 +167,14 @@ class MappedArenas:
 
     def retire(self, arena: int) -> None:
         """Forget an arena; unknown ones are ignored. Its memory goes with the last view of it."""
-        self._arenas.pop(arena, None)
+        memory = self._arenas.pop(arena, None)
+        if memory is not None:
+            self.nbytes -= memory.nbytes
 
     def close(self) -> None:
         """Forget all arenas."""
         self._arenas.clear()
+        self.nbytes = 0
 
     def _memory_of(self, part: Part) -> npt.NDArray[np.uint8]:
         memory = self._arenas.get(part.arena)

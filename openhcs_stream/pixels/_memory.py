@@ -16,13 +16,13 @@ import mmap
 import os
 import sys
 import weakref
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from openhcs_stream.errors import OutOfSpace
+from openhcs_stream.pixels._limits import has_memory_for
 
 __all__ = [
     "OWNER_SEALS",
@@ -32,7 +32,6 @@ __all__ = [
     "close_in_child",
     "create_shared_file",
     "fault_in",
-    "memory_limit_nbytes",
     "private_memory",
     "seal",
     "seals_of",
@@ -234,6 +233,12 @@ def fault_in(memory: npt.NDArray[np.uint8], fd: int, offset: int) -> None:
         The machine has no memory for it. (Without this call the first write would be a SIGBUS.)
     """
     if fd >= 0:
+        # A control group that is full kills, where the machine itself would refuse.
+        if not has_memory_for(memory.nbytes):
+            raise OutOfSpace(
+                f"this process may use too little more memory for {memory.nbytes} bytes of pixels.",
+                cure="Free some memory, raise the container's limit, or lower quota_nbytes.",
+            )
         try:
             os.posix_fallocate(fd, offset, memory.nbytes)
         except OSError as error:
@@ -264,37 +269,3 @@ def private_memory(nbytes: int) -> npt.NDArray[np.uint8]:
         ) from error
     start = -int(memory.__array_interface__["data"][0]) % PAGE_NBYTES
     return memory[start : start + nbytes]
-
-
-def memory_limit_nbytes(
-    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-) -> int:
-    """Return how much memory this process may use: the machine's, or its control group's if less.
-
-    Parameters
-    ----------
-    groups, root : Path
-        Where the kernel tells this process's control groups and where their limits are.
-    """
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    try:
-        lines = groups.read_text().splitlines()
-    except OSError:
-        return limits[0]
-    for line in lines:
-        number, controllers, name_of_group = line.split(":", 2)
-        if number == "0":
-            base, name = root, "memory.max"
-        elif "memory" in controllers.split(","):
-            base, name = root / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        group = base / name_of_group.lstrip("/")
-        # Every parent's limit holds too. In a container the path may be the host's, and the
-        # container's own limit stands at the top.
-        for folder in (path for path in (group, *group.parents) if path.is_relative_to(base)):
-            try:
-                limits.append(int((folder / name).read_text()))
-            except (OSError, ValueError):  # no such file here, or "max"
-                continue
-    return min(limits)

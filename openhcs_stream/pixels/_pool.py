@@ -36,11 +36,8 @@ from openhcs_stream.pixels._arena import (
     slot_capacity_within,
 )
 from openhcs_stream.pixels._dtypes import wire_dtype
-from openhcs_stream.pixels._memory import (
-    PAGE_NBYTES,
-    close_in_child,
-    memory_limit_nbytes,
-)
+from openhcs_stream.pixels._limits import memory_limit_nbytes
+from openhcs_stream.pixels._memory import PAGE_NBYTES, close_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

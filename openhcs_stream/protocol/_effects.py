@@ -59,12 +59,13 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Sender: items changed state. Every item of these was outstanding until now."""
+    """Sender: items changed state. Every item of the first three was outstanding until now."""
 
     received: list[int]
     displayed: list[int]
     failed: list[tuple[int, str]]
     leases: list[int]  #: memory that this viewer does not need any more
+    gone: tuple[int, ...] = ()  #: had to make room for later ones, after they were displayed
 
 
 @dataclass(frozen=True, slots=True)

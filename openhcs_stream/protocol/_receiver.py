@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from openhcs_stream.errors import ProtocolMismatch, ProtocolViolation, StreamError
+from openhcs_stream.errors import ProtocolViolation, StreamError, ViewerLost
 from openhcs_stream.messages import (
     MAJOR,
     MINOR,
@@ -131,6 +131,7 @@ class ReceiverSession:
         self._displayed: list[int] = []
         self._failed: list[Failure] = []
         self._released: list[int] = []
+        self._gone: list[int] = []
 
     # --- messages in --------------------------------------------------------------------------
 
@@ -196,11 +197,15 @@ class ReceiverSession:
         self.phase = ReceiverPhase.OPEN
         return []
 
+    def admits(self, hello: Hello) -> bool:
+        """Whether this greeting opens a session; nothing changes by asking."""
+        return self.phase is ReceiverPhase.WAITING and self._knows_token(hello)
+
     def lost(self, error: StreamError | None) -> list[Effect]:
-        """The sender is gone, or broke the rules: then it is told, so that it waits for nothing."""
+        """The sender is gone, or can't be served: then it is told, so that it waits for nothing."""
         greeted = self.phase is not ReceiverPhase.WAITING
         effects = self._end(error)
-        if effects and isinstance(error, (ProtocolMismatch, ProtocolViolation)):
+        if effects and error is not None and not isinstance(error, ViewerLost):
             what, cure = error.what[:4096], error.cure[:4096]
             effects.insert(0, SendControl(Bye(what) if greeted else Refusal(what, cure)))
         return effects
@@ -224,25 +229,31 @@ class ReceiverSession:
         """A part of an item that is still arriving is copied out."""
         self._released.append(lease)
 
+    def gone(self, seq: int) -> None:
+        """The item was displayed, and had to make room for later ones."""
+        self._gone.append(seq)
+
     def report(self) -> Report | None:
         """What waits to be told, as one message of bounded size; None if there is nothing.
 
         Call it until it gives None: nearly always everything fits into the first.
         """
-        if not (self._received or self._displayed or self._failed or self._released):
+        waiting = self._received or self._displayed or self._failed or self._released or self._gone
+        if not waiting:
             return None
         return Report(
             _take(self._received, MAX_REPORTED),
             _take(self._displayed, MAX_REPORTED),
             _take(self._failed, MAX_FAILURES),
             _take(self._released, MAX_REPORTED),
+            _take(self._gone, MAX_REPORTED),
         )
 
     # --- inside -------------------------------------------------------------------------------
 
     def _greet(self, hello: Hello) -> list[Effect]:
         facts = self.facts
-        if not self._trusted and not _same(hello.token, facts.token):
+        if not self._knows_token(hello):
             self.phase = ReceiverPhase.CLOSED
             refusal = Refusal(
                 "the token is missing or wrong.",
@@ -266,6 +277,9 @@ class ReceiverSession:
             facts.required,
         )
         return [SendControl(welcome), Opened(None)]
+
+    def _knows_token(self, hello: Hello) -> bool:
+        return self._trusted or _same(hello.token, self.facts.token)
 
     def _need_stream(self, message: Message) -> None:
         if self.hello is None or self.hello.role != "stream":
@@ -332,6 +346,7 @@ class ReceiverSession:
             return []
         self.phase = ReceiverPhase.CLOSED
         self._partial.clear()
+        self._layers.clear()
         return [Ended(error)]
 
 

@@ -13,7 +13,13 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from openhcs_stream.errors import ProtocolViolation, Refused, StreamError, ViewerLost
+from openhcs_stream.errors import (
+    ProtocolViolation,
+    Refused,
+    StreamError,
+    ViewerLost,
+    printable,
+)
 from openhcs_stream.messages import (
     ArenaRetired,
     Bye,
@@ -244,8 +250,8 @@ class SenderSession:
         for failure in report.failed:
             if failure.seq in outstanding:
                 leases += outstanding.pop(failure.seq) or ()
-                failed.append((failure.seq, failure.reason))
-        return Moved(received, displayed, failed, leases)
+                failed.append((failure.seq, printable(failure.reason)))
+        return Moved(received, displayed, failed, leases, report.gone)
 
     def _end(self, error: StreamError) -> list[Effect]:
         if self.phase is SenderPhase.CLOSED:

@@ -16,13 +16,21 @@ from openhcs_stream.rois._labels import from_labels
 from openhcs_stream.rois._losses import TARGETS, losses
 from openhcs_stream.rois._model import KINDS, KindRow, Roi, RoiKind
 from openhcs_stream.rois._napari import from_napari, to_napari
+from openhcs_stream.rois._napari_edit import POINTS_PER_MARK, follow_napari
 from openhcs_stream.rois._raster import to_labels, to_mask
-from openhcs_stream.rois._wire import BLOCK_VERSION, MAX_ROIS, decode, encode
+from openhcs_stream.rois._wire import (
+    BLOCK_VERSION,
+    MAX_ROIS,
+    decode,
+    encode,
+    estimated_nbytes,
+)
 
 __all__ = [
     "BLOCK_VERSION",
     "KINDS",
     "MAX_ROIS",
+    "POINTS_PER_MARK",
     "TARGETS",
     "Arrow",
     "Corners",
@@ -37,6 +45,8 @@ __all__ = [
     "coerce",
     "decode",
     "encode",
+    "estimated_nbytes",
+    "follow_napari",
     "from_geojson",
     "from_imagej",
     "from_labels",

@@ -32,9 +32,9 @@ def coerce(rois: Any) -> list[Roi]:
         - shapely polygons, with holes or without: x, y, counted from pixel corners, as QuPath and
           GeoJSON have them;
         - objects with ``shapes`` that have ``coordinates`` (a polygon or, by its ``shape_type``,
-          a polyline), ``center`` and ``radii``, ``y`` and ``x``, or ``mask`` and ``bbox``, all in
-          y, x with whole numbers at pixel centres, as OpenHCS has them. A ``label`` in their
-          ``metadata`` becomes the name.
+          a polyline), ``center`` and ``radii`` (or ``center_y``, ``radius_y`` and the same of x),
+          ``y`` and ``x``, or ``mask`` and ``bbox``, all in y, x with whole numbers at pixel
+          centres, as OpenHCS has them. A ``label`` in their ``metadata`` becomes the name.
 
     Returns
     -------
@@ -140,9 +140,10 @@ def _from_shapes(item: Any) -> list[Roi]:
             build = Roi.polyline if kind in ("polyline", "path", "line") else Roi.polygon
             made.append(build(shape.coordinates, name=name))
         elif hasattr(shape, "center") and hasattr(shape, "radii"):
-            (y, x), (radius_y, radius_x) = shape.center, shape.radii
-            y, x = y + 0.5, x + 0.5
-            made.append(Roi.oval(y - radius_y, x - radius_x, y + radius_y, x + radius_x, name=name))
+            made.append(_oval(shape.center, shape.radii, name))
+        elif hasattr(shape, "center_y") and hasattr(shape, "radius_y"):
+            centre = (shape.center_y, shape.center_x)
+            made.append(_oval(centre, (shape.radius_y, shape.radius_x), name))
         elif hasattr(shape, "mask") and hasattr(shape, "bbox"):
             top, left = shape.bbox[:2]
             made += [
@@ -156,6 +157,13 @@ def _from_shapes(item: Any) -> list[Roi]:
                 f"a shape of type {_type(shape)} in a {_type(item)} is not known.", cure=_CURE
             )
     return made
+
+
+def _oval(centre: Any, radii: Any, name: str) -> Roi:
+    """An oval by its centre and radii, y, x: its bounds count from pixel corners."""
+    (y, x), (radius_y, radius_x) = centre, radii
+    y, x = y + 0.5, x + 0.5
+    return Roi.oval(y - radius_y, x - radius_x, y + radius_y, x + radius_x, name=name)
 
 
 def _is_vertices(item: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import zipfile
 from pathlib import Path as FilePath
@@ -53,11 +54,18 @@ def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _unpacked(archive, path)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+    except InvalidItem:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
         # RuntimeError: it is encrypted. zlib's error is no other's child, see below.
         raise _damaged(path, error) from error
+    except OSError as error:
+        # Its table may name a place before the file's beginning, and nothing else does.
+        if error.errno == errno.EINVAL:
+            raise _damaged(path, error) from error
+        raise
     except Exception as error:
-        if type(error).__module__ in ("zlib", "lzma"):
+        if type(error).__module__ in ("zlib", "lzma", "struct"):
             raise _damaged(path, error) from error
         raise
 

@@ -317,7 +317,9 @@ def _ends(imagej: Any) -> npt.NDArray[np.float64]:
 
 
 def _box(imagej: Any) -> npt.NDArray[np.float64]:
-    if imagej.subpixelrect:
+    # Some writers announce exact numbers and give none: OpenHCS 0.8's ellipses, which ImageJ then
+    # draws with no size at the corner of the image.
+    if imagej.subpixelrect and any((imagej.xd, imagej.yd, imagej.widthd, imagej.heightd)):
         start = np.array((imagej.xd, imagej.yd), np.float64)
         return np.stack([start, start + np.array((imagej.widthd, imagej.heightd))])
     return np.array([(imagej.left, imagej.top), (imagej.right, imagej.bottom)], np.float64)
@@ -325,7 +327,9 @@ def _box(imagej: Any) -> npt.NDArray[np.float64]:
 
 def _vertices(imagej: Any) -> npt.NDArray[np.float64]:
     if imagej.subpixel_coordinates is not None:
-        return np.asarray(imagej.subpixel_coordinates, np.float64)
+        # A damaged file has numbers that are none; the model refuses them.
+        with np.errstate(invalid="ignore"):
+            return np.asarray(imagej.subpixel_coordinates, np.float64)
     if imagej.integer_coordinates is None:
         return np.empty((0, 2), np.float64)
     return np.asarray(imagej.integer_coordinates + np.array([imagej.left, imagej.top]), np.float64)

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
     from openhcs_stream.rois._model import Roi
 
-__all__ = ["TARGETS", "losses"]
+__all__ = ["STRAIGHT", "TARGETS", "losses"]
 
 Target: TypeAlias = Literal["geojson", "imagej", "labels", "napari"]
 TARGETS: Final = get_args(Target)
 
-_STRAIGHT: Final = "its curves become straight pieces"
+#: What becomes of curves, in words.
+STRAIGHT: Final = "its curves become straight pieces"
 _OF_KIND: Final[Mapping[tuple[str, str], str]] = {
     ("napari", "freehand"): "it becomes a polygon",
     ("napari", "traced"): "it becomes a polygon",
@@ -30,7 +31,7 @@ _OF_KIND: Final[Mapping[tuple[str, str], str]] = {
     ("napari", "arrow"): "it becomes a path that draws its head",
     ("napari", "text"): "it becomes a rectangle, its box; the words are not shown",
     ("napari", "composite"): "it becomes one polygon whose rings are joined by lines",
-    ("napari", "rounded rectangle"): f"it becomes a polygon; {_STRAIGHT}",
+    ("napari", "rounded rectangle"): f"it becomes a polygon; {STRAIGHT}",
     ("geojson", "rectangle"): "it becomes a polygon",
     ("geojson", "oval"): "others than QuPath and this package see a polygon of 72 vertices",
     ("geojson", "ellipse"): "it becomes a polygon of 72 vertices",
@@ -40,7 +41,7 @@ _OF_KIND: Final[Mapping[tuple[str, str], str]] = {
     ("geojson", "angle"): "it becomes a line string",
     ("geojson", "arrow"): "it becomes a line string without a head",
     ("geojson", "text"): "it becomes a polygon, its box, named by the text",
-    ("geojson", "rounded rectangle"): f"it becomes a polygon; {_STRAIGHT}",
+    ("geojson", "rounded rectangle"): f"it becomes a polygon; {STRAIGHT}",
     ("geojson", "rotated rectangle"): "it becomes a polygon of four corners",
 }
 
@@ -81,7 +82,7 @@ def losses(roi: Roi, target: Target) -> str | None:
         if isinstance(details, Spline):
             found.append("its spline becomes straight pieces")
         elif isinstance(details, Path) and (b"\2" in details.segments or b"\3" in details.segments):
-            found.append(_STRAIGHT)
+            found.append(STRAIGHT)
         elif isinstance(details, Markers):
             found.append("its markers and counters are not kept")
         if target == "geojson":

@@ -69,7 +69,7 @@ def _bridged(parts: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     return np.concatenate(joined)
 
 
-def _unbridged(xy: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+def unbridged(xy: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
     """Find the rings that `_bridged` joined; one, the polygon itself, where it joined none."""
     vertices = [tuple(pair) for pair in xy.tolist()]
     found = []
@@ -129,7 +129,7 @@ def from_napari(shape_type: str, data: npt.ArrayLike) -> Roi:
     match shape_type:
         case "polygon":
             roi = Roi.polygon(data)
-            parts = _unbridged(roi.coordinates)
+            parts = unbridged(roi.coordinates)
             return Roi.of_rings(parts) if len(parts) > 1 else roi
         case "path":
             return Roi.polyline(data)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["BLOCK_VERSION", "MAX_ROIS", "decode", "encode"]
+__all__ = ["BLOCK_VERSION", "MAX_ROIS", "decode", "encode", "estimated_nbytes"]
 
 BLOCK_VERSION: Final = 2
 #: ROIs that one block may hold.
@@ -44,6 +44,24 @@ _OPTIONS: Final = np.dtype("<u2")
 _FLAG: Final = np.dtype("u1")
 
 
+_Texts = Annotated[tuple[str, ...], Meta(max_length=MAX_ROIS)]
+
+#: What a ROI costs besides its coordinates, and at most each byte of names, colours and the like.
+_ROI_NBYTES: Final = 300
+_REST_FACTOR: Final = 32
+
+
+class _Head(Struct, frozen=True, array_like=True, gc=False):
+    """As much of a block as tells how large it will be; the rest is not looked at."""
+
+    version: int
+    n: Annotated[int, Meta(ge=0, le=MAX_ROIS)]
+    kinds: msgspec.Raw
+    counts: msgspec.Raw
+    itemsize: int
+    coordinates: msgspec.Raw
+
+
 class _Block(Struct, frozen=True, array_like=True, gc=False):
     """The columns; those with a default are empty where every ROI has the default."""
 
@@ -53,13 +71,13 @@ class _Block(Struct, frozen=True, array_like=True, gc=False):
     counts: memoryview  #: n uint32: vertices of each ROI
     itemsize: Annotated[int, Meta(ge=4, le=8)]  #: 4 (float32) or 8 (float64)
     coordinates: memoryview  #: x, y of all vertices, in the order of the ROIs
-    names: tuple[str, ...] = ()
-    stroke_colors: tuple[str, ...] = ()
-    fill_colors: tuple[str, ...] = ()
+    names: _Texts = ()
+    stroke_colors: _Texts = ()
+    fill_colors: _Texts = ()
     stroke_widths: memoryview = memoryview(b"")  #: n float64
     groups: memoryview = memoryview(b"")  #: n uint16
     positions: memoryview = memoryview(b"")  #: n times c, z, t: uint32
-    properties: tuple[dict[str, str], ...] = ()
+    properties: Annotated[tuple[dict[str, str], ...], Meta(max_length=MAX_ROIS)] = ()
     #: by the ROI's number, from 0; for the kinds that have more than coordinates
     details: dict[int, Details] = {}
     flat_positions: memoryview = memoryview(b"")  #: n bytes: 1 where z counts in a plain stack
@@ -68,6 +86,7 @@ class _Block(Struct, frozen=True, array_like=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Block)
+_head_decoder = msgspec.msgpack.Decoder(_Head)
 
 
 def encode(rois: Iterable[Roi]) -> bytes:
@@ -106,6 +125,23 @@ def encode(rois: Iterable[Roi]) -> bytes:
             imagej_options=_packed(_column([roi.imagej_options for roi in rois]), _OPTIONS),
         )
     )
+
+
+def estimated_nbytes(block: bytes) -> int:
+    """Return about how much memory the list of a block takes, before it is decoded.
+
+    Raises
+    ------
+    ProtocolViolation
+        The bytes are no such block.
+    """
+    try:
+        head = _head_decoder.decode(block)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _violation(f"its bytes can't be read: {error}") from error
+    coordinates = len(memoryview(head.coordinates))
+    rest = len(block) - coordinates
+    return head.n * _ROI_NBYTES + 2 * coordinates + _REST_FACTOR * rest
 
 
 def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi]:

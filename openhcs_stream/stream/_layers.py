@@ -18,7 +18,7 @@ from openhcs_stream.messages import (
 from openhcs_stream.stream._payload import as_pixel_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from openhcs_stream.messages import Welcome
 
@@ -83,6 +83,8 @@ class LayerBook:
         self._default = _Given(
             source, _modes(modes), _order(order), as_pixel_size(pixel_size), unit, None, True, ""
         )
+        #: Raise InvalidItem for what a viewer of another project has no way to show.
+        self.checks: tuple[Callable[[LayerSpec], None], ...] = ()
         self._lock = threading.Lock()
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._specs: list[LayerSpec] = []
@@ -146,6 +148,8 @@ class LayerBook:
         present = {*components, *(_COMPONENT_OF_AXIS.get(each, each.lower()) for each in axes)}
         for label, welcome in viewers:
             _check_viewer(spec, present, label, welcome)
+        for check in self.checks:
+            check(spec)
         with self._lock:
             self._check_layer(spec, tuple(sorted(present - {"y", "x", "s"})))
             number = self._numbers.setdefault(key, len(self._specs))

@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from openhcs_stream.errors import PeerError, StreamError, ViewerLost
-from openhcs_stream.messages import ArenaOffer, decode, encode
+from openhcs_stream.errors import PeerError, StreamError, ViewerLost, printable
+from openhcs_stream.messages import ArenaOffer, Request, decode, encode
 from openhcs_stream.protocol import (
     EditCame,
     Effect,
@@ -22,7 +22,8 @@ from openhcs_stream.protocol import (
     SenderPhase,
     SenderSession,
 )
-from openhcs_stream.transport import LaneClosed, ZmqLane, connect_unix
+from openhcs_stream.stream._openhcs import BridgedLane
+from openhcs_stream.transport import LaneClosed, SparingLog, ZmqLane, connect_unix
 
 if TYPE_CHECKING:
     import threading
@@ -36,6 +37,8 @@ __all__ = ["Link"]
 
 logger = logging.getLogger(__name__)
 
+#: How often a viewer is told at most how many items were dropped, seconds.
+TELL_DROPS_EVERY_S = 1.0
 #: Seconds that opening the side lane may take; it is on this host.
 LINK_TIMEOUT_S = 5.0
 
@@ -73,9 +76,14 @@ class Link:
         self.data = control
         self.session = SenderSession(hello)
         self.error: StreamError | None = None
+        #: False: no fact tells what this viewer displays; "displayed" ends what is told.
+        self.tells_displayed = not isinstance(control, BridgedLane) or control.tells_displayed
+        self.check = control.check if isinstance(control, BridgedLane) else None
         self.viewer = ""  #: "napari": the kind of viewer
         self.name = ""
         self.tracker: QueueTracker | None = None
+        self.gone = 0  #: images that were displayed and had to make room for later ones
+        self._tell_gone = SparingLog(logger, logging.WARNING)
         #: Requests whose answers somebody waits for, and those that came.
         self.expected: set[int] = set()
         self.replies: dict[int, Replied] = {}
@@ -83,6 +91,8 @@ class Link:
         self._on_edit = on_edit
         self._outbox: deque[tuple[bytes, tuple[int, ...], tuple[memoryview, ...]]] = deque()
         self._control_outbox: deque[bytes] = deque()
+        self._drops_told = 0
+        self._tell_drops_at = 0.0
 
     # --- state --------------------------------------------------------------------------------
 
@@ -144,9 +154,11 @@ class Link:
 
     def tick(self, lock: threading.RLock) -> None:
         """Let time pass, and send what could not be sent before."""
+        now = time.monotonic()
         with lock:
-            self.carry_out(self.session.tick(time.monotonic()))
+            self.carry_out(self.session.tick(now))
             self.flush_outbox()
+            self._tell_drops(now)
 
     # --- under the stream's lock --------------------------------------------------------------
 
@@ -181,7 +193,7 @@ class Link:
                     return
                 self._control_outbox.popleft()
         except LaneClosed:
-            self._lane_closed()
+            self._let_it_be_read()
 
     def take_reply(self, number: int) -> Replied | None:
         """The answer to a request, if it came; it is not waited for any more."""
@@ -204,20 +216,29 @@ class Link:
             match effect:
                 case Moved():
                     self._on_moved(self, effect)
+                    if effect.gone:
+                        self.gone += len(effect.gone)
+                        self._tell_gone(
+                            "%s let go of the oldest images to make room: %d so far",
+                            self.label, self.gone,
+                        )  # fmt: skip
                 case SendData(message=message):
                     self._send_data(encode(message), (), ())
                 case SendControl(message=message):
                     self._send_control(message)
                 case Opened(welcome=welcome):
                     if welcome is not None:
-                        self.viewer, self.name = welcome.viewer, welcome.name
+                        self.viewer = printable(welcome.viewer)
+                        self.name = printable(welcome.name)
                 case OpenLane(address=address, message=message):
                     self._open_lane(address, message)
                 case Replied(number=number):
                     if number in self.expected:
                         self.replies[number] = effect
                     elif not effect.ok:
-                        logger.warning("%s refused a request: %s", self.label, effect.what)
+                        logger.warning(
+                            "%s refused a request: %s", self.label, printable(effect.what)
+                        )
                 case EditCame():
                     self._on_edit(self, effect)
                 case Ended(error=error):
@@ -229,10 +250,21 @@ class Link:
 
     # --- inside -------------------------------------------------------------------------------
 
+    def _tell_drops(self, now: float) -> None:
+        """Say how many items a policy let go, which were never sent: `status` there lists them."""
+        count = self.tracker.dropped_count if self.tracker is not None else 0
+        if count == self._drops_told or now < self._tell_drops_at or self._control_outbox:
+            return
+        if self.is_open and not isinstance(self.control, BridgedLane):
+            self._drops_told, self._tell_drops_at = count, now + TELL_DROPS_EVERY_S
+            self._send_control(Request(0, "dropped", {"items": count}))
+
     def _open_lane(self, address: str, first: Message) -> None:
         """Open the side lane; without it the session goes on where it began."""
         try:
-            lane = connect_unix(address, timeout_s=LINK_TIMEOUT_S)
+            # A viewer that has proved its key may be another user's.
+            proved = isinstance(self.control, ZmqLane) and self.control.proves_viewer
+            lane = connect_unix(address, timeout_s=LINK_TIMEOUT_S, allow_other_users=proved)
             if not lane.send(encode(first)):
                 lane.close()
                 raise LaneClosed(f"the lane {address} takes nothing.")
@@ -249,14 +281,22 @@ class Link:
             if self._control_outbox or not self.control.send(frame):
                 self._control_outbox.append(frame)
         except LaneClosed:
-            self._lane_closed()
+            self._let_it_be_read()
 
     def _send_data(self, frame: bytes, fds: tuple[int, ...], blobs: tuple[memoryview, ...]) -> None:
         try:
             if self._outbox or not self.data.send(frame, fds=fds, blobs=blobs):
                 self._outbox.append((frame, fds, blobs))
         except LaneClosed:
-            self._lane_closed()
+            self._let_it_be_read()
+
+    def _let_it_be_read(self) -> None:
+        """A lane ended under a send: not here, but by whoever reads it, is the viewer lost.
+
+        What it said before its end still counts: what it displayed, and its reason to end.
+        """
+        self._outbox.clear()
+        self._control_outbox.clear()
 
     def _lane_closed(self) -> None:
         self.lose(

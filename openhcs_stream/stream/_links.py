@@ -15,8 +15,8 @@ import time
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from openhcs_stream.errors import StreamError, ViewerLost, ViewerUnreachable
-from openhcs_stream.messages import Bye
+from openhcs_stream.errors import ForkedStream, StreamError, ViewerLost, ViewerUnreachable
+from openhcs_stream.messages import Bye, encode
 from openhcs_stream.protocol import SendControl
 from openhcs_stream.transport import Waker
 
@@ -118,11 +118,23 @@ class LinkGroup:
                 self._leader.release()
 
     def wait_until(self, reached: Callable[[], bool], timeout_s: float) -> bool:
-        """Pump until `reached`; whether it was within `timeout_s` seconds."""
+        """Pump until `reached`; whether it was within `timeout_s` seconds.
+
+        Raises
+        ------
+        ForkedStream
+            It was not, and this is a forked child, which will never be told.
+        """
         deadline = time.monotonic() + timeout_s
         while not reached():
             left = deadline - time.monotonic()
-            if left <= 0 or self.closed or os.getpid() != self._pid:
+            if os.getpid() != self._pid:
+                raise ForkedStream(
+                    "what becomes of items is told to the process that sent them; this is its "
+                    "forked child.",
+                    cure="Wait in the parent, or connect() in the child.",
+                )
+            if left <= 0 or self.closed:
                 return reached()
             self.pump(min(left, WAIT_STEP_S))
         return True
@@ -184,6 +196,9 @@ class LinkGroup:
             with self.lock:
                 for link in self.open_links():
                     link.carry_out([SendControl(Bye())])
+                    if link.shares_memory:
+                        # There its end would come first, and be taken for this process's death.
+                        link.send_data(encode(Bye()))
             self.let_go()
 
     def let_go(self) -> None:

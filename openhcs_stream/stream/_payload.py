@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -365,8 +365,3 @@ def as_info(metadata: Any) -> dict[str, InfoValue]:
             "instead of sending what is in it.",
         )
     return info
-
-
-def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
-    """One name or several, as a tuple."""
-    return (names,) if isinstance(names, str) else tuple(names)

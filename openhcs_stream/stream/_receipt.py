@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
-from openhcs_stream.errors import DeadlineExceeded, InvalidItem, ItemFailed
+from openhcs_stream.errors import DeadlineExceeded, InvalidItem, ItemFailed, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,6 +110,12 @@ class Receipt:
 
     def __str__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"the receipt of {self.name} can't be sent to another process.",
+            cure='Send its state, and its reason where that is "failed".',
+        )
 
     def __repr__(self) -> str:
         return f"<Receipt {self.name}: {self.state}>"

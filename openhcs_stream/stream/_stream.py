@@ -14,7 +14,7 @@ import warnings
 import weakref
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from openhcs_stream.errors import (
     OutOfSpace,
     StreamClosed,
     StreamError,
+    UsageError,
 )
 from openhcs_stream.messages import (
     CHUNK_NBYTES,
@@ -379,12 +380,13 @@ class Stream(Feedback):
         self._batch.items = []
         try:
             yield
+            self._check()  # the block may have forked, and this be the child
             items, self._batch.items = self._batch.items, None
             if items:
                 self._tell(items)
         except BaseException:
             for each in self._batch.items or ():
-                if each.slot is not None:
+                if each.slot is not None and os.getpid() == self._pid:
                     self._pool.cancel(each.slot)
                 each.receipt.mark_dropped()
             raise
@@ -482,6 +484,12 @@ class Stream(Feedback):
             )
             self._abandon()
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"stream {self.name!r} can't be sent to another process.",
+            cure="Give it the viewer's name or address, and connect() there.",
+        )
+
     def __repr__(self) -> str:
         state = "closed" if self._group.closed else f"to {', '.join(self.viewers) or 'nobody'}"
         return f"<Stream {self.name!r} {state}>"
@@ -519,7 +527,7 @@ class Stream(Feedback):
                 slot = self._until(partial(self._pool.acquire, nbytes), nbytes)
                 if slot is None:
                     return self._drop(receipt)
-                np.copyto(slot.array(array.shape, dtype), array)
+                self._fill(slot, array, dtype)
             prepared.slot = slot
         batch = getattr(self._batch, "items", None)
         if batch is None:
@@ -541,7 +549,7 @@ class Stream(Feedback):
                     self._drop(prepared.receipt)
                     return
                 raise self._no_room(prepared.receipt.name)
-            np.copyto(slot.array(chunk.shape, prepared.dtype), chunk)
+            self._fill(slot, chunk, prepared.dtype)
             if seq < 0:
                 prepared.slot = slot
                 seq = self._tell([prepared], first_nbytes=chunk.nbytes)
@@ -549,6 +557,14 @@ class Stream(Feedback):
                 self._tell_more(seq, slot, chunk.nbytes)
             if seq not in self._receipts:
                 return  # it failed; there is no use in sending the rest
+
+    def _fill(self, slot: Slot, array: npt.NDArray[Any], dtype: str) -> None:
+        """Copy an array to a slot, which is free again where that is interrupted."""
+        try:
+            np.copyto(slot.array(array.shape, dtype), array)
+        except BaseException:
+            self._pool.cancel(slot)
+            raise
 
     # --- room ---------------------------------------------------------------------------------
 
@@ -700,7 +716,7 @@ class Stream(Feedback):
                     self._forget_unreceived(seq)
         for seq in moved.displayed:
             receipt = receipts.get(seq)
-            if receipt is not None:
+            if receipt is not None and link.tells_displayed:
                 receipt.mark_displayed()
             self._finish(seq)
         for seq, reason in moved.failed:
@@ -715,7 +731,7 @@ class Stream(Feedback):
             if moved.received:
                 tracker.received(moved.received)
             if moved.displayed:
-                tracker.displayed(moved.displayed)
+                (tracker.displayed if link.tells_displayed else tracker.told)(moved.displayed)
             if moved.failed:
                 tracker.failed(moved.failed)
         if link.is_closed:
@@ -747,6 +763,7 @@ class Stream(Feedback):
                 Link(number, address, lane, hello, _weakly(self), self._hub.came)
             )
         self._group.open(self.timeout_s)
+        self._layers.checks = tuple(link.check for link in self._group.links if link.check)
         for link in self._group.links:
             link.tracker = registry().add(self.name, link.label)
 

@@ -31,6 +31,7 @@ from openhcs_stream.messages import (
     MAJOR,
     MINOR,
     ArenaOffer,
+    Bye,
     Hello,
     Item,
     Items,
@@ -815,8 +816,7 @@ class ViewerTests:
                     lane.send(encode(ArenaOffer(0, 4096)), fds=(file.fileno(),))
                 case "outside":
                     lane.send(encode(layer), fds=(file.fileno(),))
-            with pytest.raises(LaneClosed):
-                self.drive(lambda: _receive(lane, self.deadline_s))
+            self.drive(lambda: _to_the_end(lane, self.deadline_s))
         self.test_an_image_stands_there_pixel_for_pixel(side_lane=True)
 
     # --- requests -----------------------------------------------------------------------------
@@ -1052,6 +1052,15 @@ def _hello(*, major: int = MAJOR) -> Hello:
     lanes = ("unix",)
     session = os.urandom(8).hex()
     return Hello(major, MINOR, session, "stream", "x", "u", machine_id(), 1, lanes=lanes)
+
+
+def _to_the_end(lane: Lane, timeout_s: float) -> None:
+    """Receive until the lane is closed; the reason may come first, and nothing else."""
+    with contextlib.suppress(LaneClosed):
+        said = _receive(lane, timeout_s)
+        assert isinstance(said, Bye), said
+        said = _receive(lane, timeout_s)
+        raise AssertionError(f"the lane goes on: {said}")
 
 
 def _receive(lane: Lane, timeout_s: float) -> Message:

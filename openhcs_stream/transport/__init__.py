@@ -16,11 +16,15 @@ from openhcs_stream.transport._addresses import (
     parse_address,
 )
 from openhcs_stream.transport._auth import (
+    KeyPair,
     PeerCredentials,
+    client_key_pair,
+    new_key_pair,
     new_token,
     peer_credentials,
     tokens_match,
 )
+from openhcs_stream.transport._clients import ZmqAsker, ZmqCollector, ZmqPublisher
 from openhcs_stream.transport._inprocess import (
     InProcessLane,
     InProcessListener,
@@ -34,7 +38,11 @@ from openhcs_stream.transport._lane import (
     LaneClosed,
     Listener,
 )
+from openhcs_stream.transport._owner import tcp_peer_uid
 from openhcs_stream.transport._push import ZmqPusher
+from openhcs_stream.transport._sorter import Door, ZmqSorter, socket_type
+from openhcs_stream.transport._sparing import SparingLog
+from openhcs_stream.transport._subscribe import PublishedMessage, ZmqSubscriber
 from openhcs_stream.transport._unix import (
     UNIX_MAX_FRAME,
     UnixLane,
@@ -58,30 +66,43 @@ __all__ = [
     "UNIX_MAX_FRAME",
     "ZMQ_MAX_FRAME",
     "Address",
+    "Door",
     "Frame",
     "InProcessLane",
     "InProcessListener",
+    "KeyPair",
     "Lane",
     "LaneClosed",
     "Listener",
     "PeerCredentials",
+    "PublishedMessage",
     "RouterLane",
     "RouterMessage",
     "Scheme",
+    "SparingLog",
     "UnixLane",
     "UnixListener",
     "Waker",
+    "ZmqAsker",
+    "ZmqCollector",
     "ZmqLane",
+    "ZmqPublisher",
     "ZmqPusher",
     "ZmqRouter",
+    "ZmqSorter",
+    "ZmqSubscriber",
+    "client_key_pair",
     "connect_inprocess",
     "connect_unix",
     "format_address",
     "has_unix_lanes",
     "is_loopback",
     "machine_id",
+    "new_key_pair",
     "new_token",
     "parse_address",
     "peer_credentials",
+    "socket_type",
+    "tcp_peer_uid",
     "tokens_match",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import ipaddress
 import os
+import re
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,9 @@ Scheme = Literal["ipc", "tcp", "inproc", "unix"]
 #: Bytes that the path or abstract name of a unix socket may have (sockaddr_un holds 108).
 MAX_SOCKET_PATH = 107
 
+#: A name or an IPv4 number.
+_HOST = re.compile("[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
+
 _FORMS = "ipc:///path, ipc://@name, tcp://127.0.0.1:5555, inproc://name or unix:name"
 
 
@@ -42,9 +46,16 @@ class Address:
     host: str = ""
     #: tcp only; 0: any free port.
     port: int = 0
+    #: tcp only: the viewer's public key, 64 hexadecimal characters; empty: not encrypted.
+    key: str = ""
 
     def __str__(self) -> str:
         return format_address(self)
+
+    @property
+    def endpoint(self) -> str:
+        """What ZeroMQ binds or connects: the address without its key."""
+        return format_address(replace(self, key=""))
 
     @property
     def is_local(self) -> bool:
@@ -59,7 +70,8 @@ def parse_address(text: str) -> Address:
     ----------
     text : str
         ``ipc:///path``, ``ipc://@name`` (Linux: a name without a file), ``tcp://host:port``
-        (port 0 or ``*``: any free one), ``inproc://name`` or ``unix:name`` (Linux: abstract).
+        (port 0 or ``*``: any free one), ``tcp://host:port?key=KEY`` with a viewer's public key,
+        ``inproc://name`` or ``unix:name`` (Linux: abstract).
 
     Raises
     ------
@@ -82,8 +94,9 @@ def parse_address(text: str) -> Address:
         case _ if "\0" in text:
             raise _refuse(text, "it has a zero character.", f"Write {_FORMS}.")
         case "tcp":
+            rest, _, query = rest.partition("?")
             host, port = _parse_host_port(text, rest)
-            return Address("tcp", host=host, port=port)
+            return Address("tcp", host=host, port=port, key=_parse_key(text, query))
         case "ipc":
             if not rest.startswith(("/", "@")) or rest == "@":
                 raise _refuse(text, "it has no path.", "Write ipc:///path or ipc://@name.")
@@ -113,7 +126,8 @@ def format_address(address: Address) -> str:
     match address.scheme:
         case "tcp":
             host = f"[{address.host}]" if ":" in address.host else address.host
-            return f"tcp://{host}:{address.port}"
+            key = f"?key={address.key}" if address.key else ""
+            return f"tcp://{host}:{address.port}{key}"
         case "unix":
             return f"unix:{address.name}"
         case _:
@@ -168,11 +182,30 @@ def _parse_host_port(text: str, rest: str) -> tuple[str, int]:
             raise _refuse(
                 text, f"[{host}] is no IPv6 address.", "Write tcp://[::1]:5555."
             ) from None
+    elif host != "*" and not _HOST.fullmatch(host):
+        raise _refuse(text, f"{host!r} is no host.", "Write tcp://127.0.0.1:5555.")
     if port == "*":
         return host, 0
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
         raise _refuse(text, f"{port!r} is no port.", "Give a number from 0 (any) to 65535.")
     return host, int(port)
+
+
+def _parse_key(text: str, query: str) -> str:
+    if not query:
+        return ""
+    name, _, key = query.partition("=")
+    if name != "key":
+        raise _refuse(
+            text, "what follows on the ? is no key.", "Write tcp://host:port?key=KEY; a token is "
+            "secret and belongs into no address."
+        )  # fmt: skip
+    if not re.fullmatch("[0-9a-fA-F]{64}", key):
+        raise _refuse(
+            text, f"its key has {len(key)} characters.",
+            "A viewer's key has 64 of 0-9 and a-f; copy it, or the .viewer file, as a whole.",
+        )  # fmt: skip
+    return key.lower()
 
 
 def _check_length(text: str, name: str) -> None:

@@ -1,16 +1,32 @@
-"""Who is at the other end: shared tokens, and what the system says about a socket's peer."""
+"""Who is at the other end: tokens, CURVE keys, and what the system says about a socket's peer."""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 import socket
 import struct
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["PeerCredentials", "new_token", "peer_credentials", "tokens_match"]
+import zmq
+from zmq.utils import z85
+
+__all__ = [
+    "KeyPair",
+    "PeerCredentials",
+    "client_key_pair",
+    "key_bytes",
+    "new_key_pair",
+    "new_token",
+    "peer_credentials",
+    "tokens_match",
+]
 
 _UCRED = struct.Struct("3i")
+#: Says what the hash of a token is for, so that it is of no use for anything else.
+_CLIENT_KEY = b"openhcs-client"
 
 
 class PeerCredentials(NamedTuple):
@@ -32,6 +48,44 @@ def tokens_match(expected: str, shown: str) -> bool:
     return hmac.compare_digest(
         expected.encode("utf-8", "surrogatepass"), shown.encode("utf-8", "surrogatepass")
     )
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A CURVE key pair: what one side of an encrypted connection proves itself with.
+
+    Attributes
+    ----------
+    public, secret : str
+        Each 64 hexadecimal characters: 32 bytes. The secret one is not in the ``repr``.
+    """
+
+    public: str
+    secret: str = field(repr=False)
+
+
+def new_key_pair() -> KeyPair:
+    """Make a key pair of a viewer that can be reached from other machines."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(z85.decode(public).hex(), z85.decode(secret).hex())
+
+
+def client_key_pair(token: str) -> KeyPair:
+    """Derive the key pair by which whoever knows a viewer's token proves it in the handshake.
+
+    The secret key is a hash of the token. So a viewer that knows its token knows the one public
+    key that it lets in, and a sender needs nothing but the viewer's public key and the token.
+    """
+    secret = hashlib.blake2b(
+        token.encode("utf-8", "surrogatepass"), digest_size=32, person=_CLIENT_KEY
+    ).digest()
+    public = zmq.curve_public(z85.encode(secret))
+    return KeyPair(z85.decode(public).hex(), secret.hex())
+
+
+def key_bytes(key: str) -> bytes:
+    """Give a key as ZeroMQ takes it: 32 bytes."""
+    return bytes.fromhex(key)
 
 
 def peer_credentials(sock: socket.socket) -> PeerCredentials | None:

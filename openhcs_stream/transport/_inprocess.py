@@ -37,6 +37,7 @@ from openhcs_stream.transport._wake import Waker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
 __all__ = ["InProcessLane", "InProcessListener", "connect_inprocess"]
 
@@ -78,7 +79,7 @@ class InProcessLane(Lane):
         self._capacity = capacity
 
     @classmethod
-    def pair(cls, capacity: int = 1024) -> tuple[InProcessLane, InProcessLane]:
+    def pair(cls, capacity: int = 1024) -> tuple[Self, Self]:
         """Make two lanes that are connected to each other.
 
         Parameters

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, ClassVar
 
 from openhcs_stream.errors import (
@@ -61,6 +62,20 @@ _FD_SIZE = array.array("i").itemsize
 _FD_SPACE = socket.CMSG_SPACE(MAX_FDS * _FD_SIZE)
 
 
+#: What is open: a forked child closes its copies at once. Else it would hide the parent's death
+#: from the peers, which see it by the end of file.
+_open: weakref.WeakSet[UnixLane | UnixListener] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_open):
+        each.after_fork_in_child()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def has_unix_lanes() -> bool:
     """Whether this system has the sockets that unix lanes need: Linux does."""
     return sys.platform == "linux"
@@ -92,6 +107,7 @@ class UnixLane(Lane):
         self._buffer = memoryview(bytearray(UNIX_MAX_FRAME))
         self._buffers = [self._buffer]
         self._recvmsg_into = sock.recvmsg_into
+        _open.add(self)
 
     @classmethod
     def pair(cls) -> tuple[UnixLane, UnixLane]:
@@ -166,6 +182,12 @@ class UnixLane(Lane):
     def close(self) -> None:
         with self._send_lock, self._receive_lock:
             self._sock.close()
+
+    def after_fork_in_child(self) -> None:
+        """Close the child's copy; the locks may be held by threads that are not there any more."""
+        self._send_lock = threading.Lock()
+        self._receive_lock = threading.Lock()
+        self._sock.close()
 
     def _receive_after_reset(self) -> Frame:
         """Take the next frame of a peer that has gone; the receive lock is held."""
@@ -265,6 +287,7 @@ class UnixListener(Listener):
             ) from error
         # Held back for the day on which no more files can be opened; see `_turn_away`.
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        _open.add(self)
 
     def accept(self) -> UnixLane | None:
         with self._lock:
@@ -294,6 +317,11 @@ class UnixListener(Listener):
             if self._sock.fileno() >= 0:
                 self._sock.close()
                 os.close(self._spare)
+
+    def after_fork_in_child(self) -> None:
+        """Close the child's copy, so that nobody connects to a viewer that has died."""
+        self._lock = threading.Lock()
+        self.close()
 
     def _turn_away(self) -> None:
         """Close the next lane at once: waiting on, it would wake the viewer's loop for ever."""

@@ -19,18 +19,17 @@ import os
 import re
 import select
 import socket
-import stat
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import zmq
 
-from openhcs_stream.errors import InvalidItem, ProtocolViolation
+from openhcs_stream.errors import InvalidItem, PeerError, ProtocolViolation, Refused
 from openhcs_stream.messages import is_native
-from openhcs_stream.transport._addresses import Address, format_address, is_loopback, parse_address
-from openhcs_stream.transport._auth import PeerCredentials
+from openhcs_stream.transport._addresses import Address, is_loopback, parse_address
+from openhcs_stream.transport._admission import FROM_OWN_USER, Admission
+from openhcs_stream.transport._auth import KeyPair, PeerCredentials, client_key_pair, key_bytes
 from openhcs_stream.transport._lane import (
     MAX_BLOBS,
     Frame,
@@ -42,9 +41,10 @@ from openhcs_stream.transport._lane import (
     refuse_fds,
     refuse_length,
 )
+from openhcs_stream.transport._socket_files import SocketFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
@@ -58,15 +58,41 @@ _MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _HANDSHAKE = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+_NO_DETAIL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+_NOT_UNDERSTOOD = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_NOT_LET_IN = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 
 #: Bytes of the largest frame or blob; a peer that sends more is disconnected.
 ZMQ_MAX_FRAME = 64 << 20
+#: Bytes of a sender's message without what follows on it: decoded it takes many times as much.
+_SENDER_MAX_FRAME = 1 << 20
 
 # What was sent before close() still goes out, for this long, on ZeroMQ's own thread.
 _LINGER_MS = 1000
 _RECONNECT_MS = (50, 500)
-_HEARTBEAT_MS = (2_000, 10_000)
-_LOCK_S = 2.0
+#: A connection that died without a word (tcp) is noticed by the system: what is sent and not
+#: acknowledged for so long ends it, and where nothing is sent it asks. Not by ZeroMQ's heartbeats:
+#: libzmq 4.3.5 aborts the whole process ("!_io_error") where one is due on a connection whose peer
+#: has sent more than was read and is gone, as any peer can bring about.
+_UNACKNOWLEDGED_MS = 10_000
+_KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 5,
+    zmq.TCP_KEEPALIVE_INTVL: 2,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
+#: Connections that end in the greeting before it counts as a refusal; one may be a viewer's end.
+_CUT_GREETINGS = 3
+
+#: How many peers are let in when nothing is left to be read, and while there is, after how many
+#: messages one.
+_ADMITTED_AT_REST = 16
+_ADMIT_EVERY = 64
+
+#: The properties by which a `ZmqSorter` tells whose connection it passes on, and of which door.
+RELAYED_FOR = "X-Process"
+RELAYED_FROM = "X-Door"
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 _context_lock = threading.Lock()
@@ -83,18 +109,28 @@ def _context() -> zmq.Context[zmq.Socket[bytes]]:
         return _contexts[pid]
 
 
+def _after_fork_in_child() -> None:
+    """A thread that is not there any more may hold the lock."""
+    global _context_lock
+    _context_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class ZmqLane(Lane):
     """The sender's side of a session over ZeroMQ: a DEALER, for the thread that made it.
 
     Frames wait in memory until the viewer is there; `connected` tells whether it ever was. Once
     it was, losing the connection ends the lane (`LaneClosed`): ZeroMQ would connect again, to
-    whatever listens there by then, and frames would be missing in between.
+    whatever listens there by then, and frames would be missing in between. Where the viewer does
+    not let this lane in, by its key, token or user, `receive` raises `Refused`.
     """
 
     carries_fds: ClassVar[bool] = False
     carries_blobs: ClassVar[bool] = True
     polls_out: ClassVar[bool] = False
-    max_frame = ZMQ_MAX_FRAME
+    max_frame = _SENDER_MAX_FRAME
 
     def __init__(
         self,
@@ -102,17 +138,21 @@ class ZmqLane(Lane):
         *,
         identity: bytes | None = None,
         high_water: int = 1000,
+        token: str = "",
     ) -> None:
         """Start to connect, and return at once; see `connect`."""
         where = parse_address(address)
-        _require_local(where, "connect to")
+        _require_connectable(where)
         if where.scheme == "tcp" and where.port == 0:
             raise InvalidItem(
                 f"{address!r} has no port to connect to.", cure="Give the viewer's port."
             )
-        self.address = str(where)
+        self.address = where.endpoint
+        self._has_key = bool(where.key)
         self._connected = False
         self._ended = False
+        self._failure: PeerError | None = None
+        self._cut_greetings = 0
         self._poller: select.epoll | None = None
         self._socket = _context().socket(zmq.DEALER)
         try:
@@ -121,8 +161,13 @@ class ZmqLane(Lane):
             self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
             if identity is not None:
                 self._socket.setsockopt(zmq.ROUTING_ID, identity)
+            if where.key:
+                ours = client_key_pair(token)
+                self._socket.setsockopt(zmq.CURVE_SERVERKEY, key_bytes(where.key))
+                self._socket.setsockopt(zmq.CURVE_PUBLICKEY, key_bytes(ours.public))
+                self._socket.setsockopt(zmq.CURVE_SECRETKEY, key_bytes(ours.secret))
             self._monitor = self._socket.get_monitor_socket(
-                zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+                _HANDSHAKE | _DISCONNECTED | _NO_DETAIL | _NOT_UNDERSTOOD | _NOT_LET_IN
             )
             self._socket.connect(self.address)
         except zmq.ZMQError as error:
@@ -140,7 +185,12 @@ class ZmqLane(Lane):
 
     @classmethod
     def connect(
-        cls, address: str, *, identity: bytes | None = None, high_water: int = 1000
+        cls,
+        address: str,
+        *,
+        identity: bytes | None = None,
+        high_water: int = 1000,
+        token: str = "",
     ) -> ZmqLane:
         """Start to connect to a `ZmqRouter`, and return at once.
 
@@ -149,19 +199,28 @@ class ZmqLane(Lane):
         Parameters
         ----------
         address : str
-            ``ipc:///path`` or ``tcp://127.0.0.1:port``.
+            ``ipc:///path``, ``tcp://127.0.0.1:port``, or ``tcp://host:port?key=KEY`` with the
+            viewer's public key, by which what is sent is encrypted.
         identity : bytes, optional
             Name of this lane at the router, 1 to 255 bytes, the first not zero. By default the
             router makes one, a new one for each connection.
         high_water : int
             Frames that may wait here before `send` gives False.
+        token : str
+            With a key: the viewer's token, without which it ends the connection.
 
         Raises
         ------
         InvalidItem
-            The address or identity can't be used.
+            The address or identity can't be used; or the address is on another machine and has no
+            key.
         """
-        return cls(address, identity=identity, high_water=high_water)
+        return cls(address, identity=identity, high_water=high_water, token=token)
+
+    @property
+    def proves_viewer(self) -> bool:
+        """Whether what answers here has proved that it is the viewer whose key was given."""
+        return self._has_key and self.connected
 
     @property
     def connected(self) -> bool:
@@ -173,11 +232,13 @@ class ZmqLane(Lane):
     def send(
         self, data: bytes, *, fds: Sequence[int] = (), blobs: Sequence[memoryview] = ()
     ) -> bool:
-        if not 0 < len(data) <= ZMQ_MAX_FRAME:
-            raise refuse_length(len(data), ZMQ_MAX_FRAME)
+        if not 0 < len(data) <= self.max_frame:
+            raise refuse_length(len(data), self.max_frame)
         if fds:
             raise refuse_fds("a ZeroMQ lane")
         self._require_open()
+        if self._failure is not None:
+            return False  # `receive` tells why
         try:
             if not blobs:
                 self._socket.send(data, _NOW)
@@ -197,7 +258,7 @@ class ZmqLane(Lane):
             # What came in before the end may have been noticed only now.
             frame = self._take()
             if frame is None:
-                raise peer_gone(f"the lane to {self.address}")
+                raise self._failure or peer_gone(f"the lane to {self.address}")
         return frame
 
     def has_input(self) -> bool:
@@ -243,7 +304,7 @@ class ZmqLane(Lane):
     def _require_open(self) -> None:
         if self._socket.closed:
             raise closed_here(f"the lane to {self.address}")
-        if self._read_monitor():
+        if self._read_monitor() and self._failure is None:
             raise peer_gone(f"the lane to {self.address}")
 
     def _read_monitor(self) -> bool:
@@ -252,10 +313,17 @@ class ZmqLane(Lane):
         while not self._ended and _has_frames(self._monitor):
             event = self._monitor.recv(_NOW)
             self._monitor.recv(_NOW)  # the address, the second part of each event
-            if int.from_bytes(event[:2], "little") == _HANDSHAKE:
+            kind = int.from_bytes(event[:2], "little")
+            if kind == _HANDSHAKE:
                 self._connected = True
             elif self._connected:
                 self._ended = True
+            elif kind != _DISCONNECTED:  # that follows on each of the others
+                self._cut_greetings += 1
+                if kind != _NO_DETAIL or self._cut_greetings >= _CUT_GREETINGS:
+                    self._ended = True
+                    self._failure = _refusal(self.address, kind, has_key=self._has_key)
+            if self._ended:
                 # Without this it would connect to the next program that listens there.
                 with contextlib.suppress(zmq.ZMQError):
                     self._socket.disconnect(self.address)
@@ -290,6 +358,31 @@ class RouterMessage:
     def peer(self) -> PeerCredentials | None:
         """The process that sent it, where it came over ipc and the system tells."""
         return _parse_peer(self._raw_address())[1]
+
+    @property
+    def process(self) -> int:
+        """The process that sent it over ipc, through a `ZmqSorter` or not; 0: nobody tells."""
+        return sending_process(self._routing)
+
+    @property
+    def door(self) -> str:
+        """The label of the `ZmqSorter` door by which it came; empty: by none."""
+        return _property(self._routing, RELAYED_FROM)
+
+    @property
+    def is_own_user(self) -> bool:
+        """Whether the system itself says that this process's own user sent it.
+
+        Of tcp it does on Linux, for peers of this machine; see `Admission`.
+        """
+        peer = self.peer
+        if peer is not None:
+            return peer.uid == os.geteuid()
+        try:
+            return str(self._routing.get("User-Id")) == FROM_OWN_USER
+        except zmq.ZMQError:
+            # It came over ipc; where the system does not tell who did, the folder's mode counts.
+            return not self.peer_address and not hasattr(socket, "SO_PEERCRED")
 
     @property
     def local(self) -> bool:
@@ -376,8 +469,9 @@ class RouterLane(Lane):
 class ZmqRouter:
     """The viewer's ROUTER: one socket, bound to one or more addresses, for one thread.
 
-    Every peer on this machine that talks ZeroMQ comes in here: native sessions (DEALER) and
-    OpenHCS senders (REQ). Over ipc, peers of other users are not let in. A context manager.
+    Every peer that talks ZeroMQ comes in here: native sessions (DEALER) and OpenHCS senders (REQ).
+    Of this machine only the same user's are let in, over ipc and over tcp; of other machines only
+    those that know the viewer's key and token. A context manager.
 
     ::
 
@@ -393,10 +487,12 @@ class ZmqRouter:
         self,
         addresses: Sequence[str],
         *,
+        keys: KeyPair | None = None,
+        token: str = "",
         allow_other_users: bool = False,
         max_frame: int = ZMQ_MAX_FRAME,
         send_high_water: int = 1000,
-        receive_high_water: int = 128,
+        receive_high_water: int = 32,
     ) -> None:
         """Bind.
 
@@ -405,9 +501,16 @@ class ZmqRouter:
         addresses : sequence of str
             ``ipc:///path``, ``ipc://@name`` (Linux) or ``tcp://127.0.0.1:port``; with port 0 or
             ``*`` any free one, which `addresses` then tells. A socket file on which nobody
-            listens any more is replaced.
+            listens any more is replaced. With `keys` also ``tcp://*:port`` and the like, which
+            other machines can reach, and ``tcp://127.0.0.1:port?key=KEY`` with the public one of
+            them, for all users of this machine that have been given it.
+        keys : KeyPair or None
+            The viewer's own, for addresses that other machines can reach: what goes over those is
+            encrypted.
+        token : str
+            What peers on other machines must know; needed with `keys`.
         allow_other_users : bool
-            Whether ipc peers may belong to other users than this process.
+            Whether peers on this machine may belong to other users than this process.
         max_frame : int
             Bytes of one frame beyond which a peer is disconnected.
         send_high_water, receive_high_water : int
@@ -421,11 +524,21 @@ class ZmqRouter:
         """
         where = [parse_address(address) for address in addresses]
         for each in where:
-            _require_local(each, "listen at")
+            _require_bindable(each, keys, token)
         self._lanes: dict[bytes, RouterLane] = {}
-        self._files: list[tuple[str, int, int]] = []  # of our own: path, device, inode
-        self._socket = _context().socket(zmq.ROUTER)
+        self._allow_other_users = allow_other_users
+        self._admission: Admission | None = None
+        self._poller: select.epoll | None = None
+        self._files: list[SocketFile] = []
+        self._since_admission = 0
+        # Who may connect is asked of one handler in each context.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
         try:
+            self._admission = Admission(
+                self._context, self._socket, keys=keys, token=token,
+                allow_other_users=allow_other_users, max_frame=max_frame,
+            )  # fmt: skip
             _configure(
                 self._socket,
                 None,
@@ -438,6 +551,10 @@ class ZmqRouter:
                 self._socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
             #: The addresses that peers connect to, in the given order, with the real ports.
             self.addresses: tuple[str, ...] = tuple(self._bind(each) for each in where)
+            if hasattr(select, "epoll"):
+                self._poller = select.epoll()
+                for sock in (self._socket, *self._admission.sockets):
+                    self._poller.register(sock.fileno(), select.EPOLLIN)
         except BaseException:
             self.close()
             raise
@@ -456,7 +573,15 @@ class ZmqRouter:
             try:
                 routing = self._socket.recv(_NOW, copy=False)
             except zmq.Again:
+                # All is read that those who are in have sent: the next may come.
+                self._since_admission = 0
+                if self._admission is not None and self._admission.serve(_ADMITTED_AT_REST):
+                    continue
                 return None
+            self._since_admission += 1
+            if self._since_admission >= _ADMIT_EVERY and self._admission is not None:
+                self._since_admission = 0
+                self._admission.serve(1)
             identity = routing.bytes
             frames = _rest(self._socket, routing, MAX_BLOBS + 2)
             if frames is None:
@@ -526,15 +651,20 @@ class ZmqRouter:
 
     def has_input(self) -> bool:
         """Whether `receive` would give a message or raise; ask this before waiting for `fileno`."""
-        return self._socket.closed or _has_frames(self._socket)
+        if self._socket.closed or _has_frames(self._socket):
+            return True
+        return self._admission is not None and self._admission.has_input()
 
     def fileno(self) -> int:
         """Give the descriptor to wait for; -1 once closed.
 
         It is edge-triggered: wait for it only after `receive` gave None or `has_input` gave
-        False, with no send after that.
+        False, with no send after that. Where the system has no epoll it does not tell of new tcp
+        connections; wait with a timeout there.
         """
-        return -1 if self._socket.closed else self._socket.fileno()
+        if self._socket.closed:
+            return -1
+        return self._socket.fileno() if self._poller is None else self._poller.fileno()
 
     def close(self) -> None:
         """Close all lanes, remove the socket files, and stop listening; again if you like."""
@@ -542,13 +672,15 @@ class ZmqRouter:
             lane.close()
         # The files first, and only where they are still ours: from here on another viewer may
         # listen at the same path.
-        for path, device, inode in self._files:
-            with contextlib.suppress(OSError), _locked_folder(path):
-                status = os.lstat(path)
-                if (status.st_dev, status.st_ino) == (device, inode):
-                    os.unlink(path)
+        for file in self._files:
+            file.remove()
         self._files.clear()
+        if self._poller is not None:
+            self._poller.close()
+        if self._admission is not None:
+            self._admission.close()
         self._socket.close()
+        self._context.term()  # waits as long as the socket lingers, at most
 
     def __enter__(self) -> Self:
         return self
@@ -562,12 +694,16 @@ class ZmqRouter:
         self.close()
 
     def _bind(self, where: Address) -> str:
+        admission = self._admission
+        assert admission is not None
         try:
+            admission.guard(where)
             if where.scheme == "ipc":
                 return self._bind_ipc(where)
             self._socket.setsockopt(zmq.IPV6, int(":" in where.host))
-            self._socket.bind(format_address(where))
-            return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+            self._socket.bind(where.endpoint)
+            bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+            return admission.bound(where, parse_address(bound))
         except (OSError, zmq.ZMQError) as error:
             raise _refuse_bind(where, error.errno, error.strerror) from error
 
@@ -575,20 +711,17 @@ class ZmqRouter:
         # ZeroMQ's own bind removes whatever is at the path, a living viewer's socket too, and its
         # close removes the file at some later time. So the socket is made here and handed over.
         address = str(where)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if where.name.startswith("@"):
+            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        else:
+            file = SocketFile.bind(where.name)
+            self._files.append(file)
+            listening = file.listening
         try:
-            listening.setblocking(False)
             if where.name.startswith("@"):
+                listening.setblocking(False)
                 listening.bind(b"\0" + os.fsencode(where.name[1:]))
                 listening.listen(64)
-            else:
-                with _locked_folder(where.name):
-                    _remove_stale(where.name)
-                    listening.bind(where.name)
-                    status = os.lstat(where.name)
-                    self._files.append((where.name, status.st_dev, status.st_ino))
-                    os.chmod(where.name, 0o600)
-                    listening.listen(64)
             self._socket.setsockopt(zmq.USE_FD, listening.fileno())
             self._socket.bind(address)
             listening.detach()  # ZeroMQ closes it
@@ -608,9 +741,9 @@ def _configure(
     sock.setsockopt(zmq.LINGER, _LINGER_MS)
     sock.setsockopt(zmq.SNDHWM, send_high_water)
     sock.setsockopt(zmq.RCVHWM, receive_high_water)
-    # A connection that died without a word (tcp) is noticed by these.
-    sock.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS[0])
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_MS[1])
+    sock.setsockopt(zmq.TCP_MAXRT, _UNACKNOWLEDGED_MS)
+    for option, value in _KEEPALIVE.items():
+        sock.setsockopt(option, value)
     if where is not None:
         sock.setsockopt(zmq.MAXMSGSIZE, ZMQ_MAX_FRAME)
         sock.setsockopt(zmq.IPV6, int(":" in where.host))
@@ -648,9 +781,53 @@ def _require_local(where: Address, verb: str) -> None:
     if not where.is_local:
         raise InvalidItem(
             f"refused to {verb} {where}: beyond this machine anybody could read and send; that "
-            "needs CURVE keys, which are not there yet.",
-            cure="Use 127.0.0.1, and a tunnel from the other machine: ssh -L 5555:127.0.0.1:5555.",
+            "needs a key and a token.",
+            cure="Start the viewer with --public and a --port, or stay on 127.0.0.1 and make a "
+            "tunnel from the other machine: ssh -L 5555:127.0.0.1:5555.",
         )
+
+
+def _require_bindable(where: Address, keys: KeyPair | None, token: str) -> None:
+    if where.key and (keys is None or where.key != keys.public):
+        raise InvalidItem(
+            f"can't listen at {where}: its key is not this viewer's own.",
+            cure="Leave the key out; it is made and told when the viewer starts with --public.",
+        )
+    if keys is None or not token or where.scheme != "tcp":
+        _require_local(where, "listen at")
+
+
+def _require_connectable(where: Address) -> None:
+    if where.scheme not in ("ipc", "tcp"):
+        _require_local(where, "connect to")
+    if not where.is_local and not where.key:
+        raise InvalidItem(
+            f"refused to connect to {where}: it is on another machine, and without the viewer's "
+            "key anybody between could read and change what is sent.",
+            cure="Start the viewer there with --public, and connect with the .viewer file that it "
+            "writes, or with key= and token=.",
+        )
+
+
+def _refusal(address: str, kind: int, *, has_key: bool) -> Refused:
+    """Say why a connection ended before the session began."""
+    if kind == _NOT_LET_IN:
+        return Refused(
+            f"the viewer at {address} does not let this process in: the token is missing, wrong "
+            "or old.",
+            cure="Copy the .viewer file again that the viewer wrote when it started.",
+        )
+    if has_key:
+        return Refused(
+            f"what listens at {address} does not know the key that it was called with.",
+            cure="It may be another viewer, one without --public, or no viewer at all. Copy the "
+            ".viewer file again that the viewer wrote when it started.",
+        )
+    return Refused(
+        f"what listens at {address} ends the connection in the greeting.",
+        cure="It may be another user's viewer, one that wants a key (connect with its .viewer "
+        "file), or no viewer at all. See `openhcs-stream status` for yours.",
+    )
 
 
 def _refuse_bind(where: Address, number: int | None, reason: str | None) -> InvalidItem:
@@ -664,48 +841,20 @@ def _refuse_bind(where: Address, number: int | None, reason: str | None) -> Inva
     )
 
 
-def _remove_stale(path: str) -> None:
-    """Remove a socket file on which nobody listens; raise OSError where somebody does."""
+def sending_process(frame: zmq.Frame) -> int:
+    """The process whose connection a frame came by, over ipc; 0: nobody tells."""
+    relayed = _property(frame, RELAYED_FOR)
+    if relayed.isascii() and relayed.isdigit():
+        return int(relayed)
+    credentials = _parse_peer(_property(frame, "Peer-Address"))[1]
+    return credentials.pid if credentials is not None else 0
+
+
+def _property(frame: zmq.Frame, name: str) -> str:
     try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "a file that is no socket is there")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:  # somebody listens and is busy
-            pass
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-@contextlib.contextmanager
-def _locked_folder(path: str) -> Iterator[None]:
-    """Hold a path's folder, so that no two viewers remove and bind at one time.
-
-    The lock is on the folder itself: it leaves no file.
-    """
-    import fcntl
-
-    deadline = time.monotonic() + _LOCK_S
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.005)
-        yield
-    finally:
-        os.close(folder)
+        return str(frame.get(name))
+    except zmq.ZMQError:  # it has no such property
+        return ""
 
 
 @functools.lru_cache(maxsize=1024)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from openhcs_stream.viewer._base import Viewer
+from openhcs_stream.viewer._budget import parse_memory
 from openhcs_stream.viewer._channels import channel_colormap
 from openhcs_stream.viewer._edits import Change, Painting, place_of
+from openhcs_stream.viewer._kept import WhenMemoryFull
 from openhcs_stream.viewer._memory import MemoryViewer
 from openhcs_stream.viewer._placement import (
     RASTER_KINDS,
@@ -22,9 +24,10 @@ from openhcs_stream.viewer._registry import (
     create,
     viewers,
 )
+from openhcs_stream.viewer._save import save_places
 from openhcs_stream.viewer._scene import Arrival, Changes, Scene, SceneLayer
 from openhcs_stream.viewer._serve import TICK_S, Receiver, serve
-from openhcs_stream.viewer._stack import PlaneStack
+from openhcs_stream.viewer._stack import Patch, PlaneStack
 
 __all__ = [
     "MEMORY",
@@ -39,6 +42,7 @@ __all__ = [
     "MemoryViewer",
     "Outcome",
     "Painting",
+    "Patch",
     "PlacedItem",
     "Placement",
     "PlaneStack",
@@ -48,10 +52,13 @@ __all__ = [
     "SceneLayer",
     "Viewer",
     "ViewerInfo",
+    "WhenMemoryFull",
     "channel_colormap",
     "create",
     "encode_png",
+    "parse_memory",
     "place_of",
+    "save_places",
     "serve",
     "viewers",
 ]

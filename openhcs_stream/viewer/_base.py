@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from openhcs_stream.messages import LayerSpec, Mode
+    from openhcs_stream.messages import LayerSpec, Mode, PlaceValue
     from openhcs_stream.viewer._edits import Change, Painting
     from openhcs_stream.viewer._questions import Question
     from openhcs_stream.viewer._scene import Axis, Coords, SceneLayer
+    from openhcs_stream.viewer._serve import Receiver
 
 __all__ = ["Viewer"]
 
@@ -32,6 +33,8 @@ class Viewer(ABC):
     name: ClassVar[str]
     #: Component modes that make a layer or window for each value; the others make sliders.
     splits: ClassVar[frozenset[Mode]] = frozenset({"split", "channel"})
+    #: Whether it deals with items as they come, by `take_item`. Nothing is then placed or shown.
+    takes_items: ClassVar[bool] = False
 
     # --- the life-cycle, in order -------------------------------------------------------------
 
@@ -119,6 +122,45 @@ class Viewer(ABC):
         """As `keep`, for an array that is private already and need not be copied."""
         return pixels
 
+    def take_item(
+        self,
+        sender: str,
+        spec: LayerSpec,
+        place: tuple[PlaceValue, ...],
+        array: npt.NDArray[Any],
+        info: Mapping[str, Any],
+    ) -> None:
+        """Deal with one item as it came, where `takes_items`; runs on the receiver's thread.
+
+        Parameters
+        ----------
+        sender : str
+            What its worker calls itself.
+        spec : LayerSpec
+            What the item's layer was declared to be.
+        place : tuple
+            A value for each of ``spec.components``.
+        array : ndarray, read-only
+            Its bytes: of images and labels the array, of rois an encoded block, of points and
+            tracks a table. It is given back when this returns.
+        info : mapping
+            Its metadata.
+
+        Raises
+        ------
+        Exception
+            Anything: the item is reported failed with its text.
+        """
+        raise NotImplementedError
+
+    def places_gone(self, layer: SceneLayer, gone: Sequence[Coords]) -> None:
+        """Places were taken out of a layer, to make room; some are left, and the sliders are set.
+
+        By default the layer is taken off the screen and shown anew.
+        """
+        self.remove_layer(layer)
+        self.show_layer(layer, list(layer.places))
+
     def poke(self) -> None:  # noqa: B027 - a hook, not a duty
         """Something came; called on the receiver's thread, often.
 
@@ -127,6 +169,9 @@ class Viewer(ABC):
         """
 
     # --- what a person does, on the viewer's own thread ---------------------------------------
+
+    #: Who serves this viewer: its scene, and the edits and questions that wait. Set before `run`.
+    receiver: Receiver | None = None
 
     _edit_sink: Callable[[Change | Painting], None] | None = None
 
@@ -159,6 +204,13 @@ class Viewer(ABC):
         the person chose.
         """
         raise NotImplementedError(f"{self.name} can ask and does not say how")
+
+    def name_values(self, names: Mapping[str, Mapping[str, str]]) -> None:  # noqa: B027 - a hook
+        """Some values have names from now on: ``{"channel": {"1": "DAPI"}}``.
+
+        Called before the layers of the same tick are shown. An item's own names are in
+        ``SceneLayer.infos`` as well: ``{"channel name": "DAPI"}``.
+        """
 
     def describe(self) -> dict[str, Any]:
         """More about this viewer for `openhcs-stream status`: JSON-able."""

@@ -226,7 +226,7 @@ def place_of(layer: SceneLayer, coords: Coords) -> dict[str, PlaceValue]:
 def _same(before: Any, after: Any) -> bool:
     if isinstance(before, np.ndarray):
         return bool(np.array_equal(before, after, equal_nan=True))
-    return bool(before == after)
+    return before is after or bool(before == after)
 
 
 def _is_renamed(before: Any, after: Any) -> bool:

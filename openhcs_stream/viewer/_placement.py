@@ -7,6 +7,7 @@ one array that the viewer kept; nothing is copied here.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import product
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AXIS_COMPONENTS",
     "DEFAULT_SPLITS",
+    "MAX_PLANES",
     "RASTER_KINDS",
     "Axis",
     "Coords",
@@ -53,8 +55,13 @@ AXIS_COMPONENTS: Final[Mapping[str, str]] = {"T": "time", "Z": "z", "C": "channe
 #: Modes that make a layer for each value, in a viewer whose channels are layers, such as napari.
 DEFAULT_SPLITS: Final[frozenset[Mode]] = frozenset({"split", "channel"})
 
+#: Planes that one item may be cut into: each costs a place of its own in the layer.
+MAX_PLANES: Final = 65_536
+
 _DEFAULT_MODES: Final[Mapping[str, Mode]] = {"channel": "channel"}
 _SPATIAL: Final = "YX"
+#: Up to here a place's number is exact.
+_FARTHEST: Final = 2**53
 _NUMBERS = re.compile(r"(\d+)")
 
 
@@ -151,6 +158,11 @@ class Placement:
         missing = [None if letter not in spec.axes else slice(None) for letter in _SPATIAL]
         self._expand = tuple(missing) if None in missing else None
 
+    @property
+    def depth(self) -> int:
+        """How many sliders an item's own axes make."""
+        return len(self._letters)
+
     def arrange(self, pixels: Any) -> Any:
         """Bring an image's axes into the order (sliders..., Y, X, and S where it has it): a view.
 
@@ -185,6 +197,8 @@ class Placement:
                 )
             if pixels.dtype.kind == "b":
                 pixels = pixels.view(np.uint8)
+        if len(shape) > 2:
+            _check_planes(spec, math.prod(shape[spec.axes.index(each)] for each in self._letters))
         if self._transpose is not None:
             pixels = pixels.transpose(self._transpose)
         if self._expand is not None:
@@ -269,11 +283,22 @@ class Placement:
         yx = points[:, [axes.index(letter) for letter in _SPATIAL]]
         if not self._letters:
             return (self._item(values, yx),)
-        at = np.rint(points[:, [axes.index(letter) for letter in self._letters]]).astype(np.int64)
-        planes, which = np.unique(at, axis=0, return_inverse=True)
+        if not len(points):
+            return ()
+        at = np.rint(points[:, [axes.index(letter) for letter in self._letters]])
+        if (np.abs(at) > _FARTHEST).any():
+            raise InvalidItem(
+                f"the points {self.spec.name!r} lie at {float(np.abs(at).max()):g} along an axis.",
+                cure="Give coordinates in pixels.",
+            )
+        planes, which = np.unique(at.astype(np.int64), axis=0, return_inverse=True)
+        _check_planes(self.spec, len(planes))
+        # All points of a plane next to each other: looking for each plane's would take for ever.
+        order = np.argsort(which.ravel(), kind="stable")
+        ends = np.cumsum(np.bincount(which.ravel()))[:-1]
         return tuple(
-            self._item((*values, *place), yx[which.ravel() == number])
-            for number, place in enumerate(planes.tolist())
+            self._item((*values, *place), rows)
+            for place, rows in zip(planes.tolist(), np.split(yx[order], ends), strict=True)
         )
 
 
@@ -363,6 +388,14 @@ def _check_axes(spec: LayerSpec) -> None:
         raise InvalidItem(
             f"the tracks {name!r} have the columns {axes!r} after the track's number.",
             cure='Use "TYX" or "TZYX".',
+        )
+
+
+def _check_planes(spec: LayerSpec, planes: int) -> None:
+    if planes > MAX_PLANES:
+        raise InvalidItem(
+            f"{spec.name!r} has {planes} planes, and one item may have {MAX_PLANES}.",
+            cure="Send it in several items, each with its place.",
         )
 
 

@@ -35,12 +35,17 @@ class ViewerInfo:
     factory : str
         ``"package.module:function"``, imported on first use and called as
         ``function(headless=bool, title=str, options=dict) -> Viewer``.
+    checks : str
+        ``"package.module:function"``, called without arguments by ``openhcs-stream doctor``: it
+        yields (what was looked at, "ok" or "warn" or "fail", what was found, the cure). Empty:
+        there is nothing to check.
     """
 
     name: str
     summary: str
     extra: str
     factory: str
+    checks: str = ""
 
 
 #: The viewer without a screen, for tests and benchmarks.

@@ -10,13 +10,27 @@ from msgspec import Meta, Struct
 from openhcs_stream.errors import UsageError
 from openhcs_stream.messages import PlaceValue, Request, Text
 
-__all__ = ["MAX_LISTENERS", "AskArgs", "EditsArgs", "NoEditsArgs", "WithdrawArgs", "arguments"]
+__all__ = [
+    "MAX_LISTENERS",
+    "AskArgs",
+    "DroppedArgs",
+    "EditsArgs",
+    "NoEditsArgs",
+    "WithdrawArgs",
+    "arguments",
+]
 
 #: Listeners of one session.
 MAX_LISTENERS = 256
 
 Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class DroppedArgs(Struct, forbid_unknown_fields=True):
+    """Of "dropped", which has no reply: how many items were let go and never sent."""
+
+    items: Number
 
 
 class EditsArgs(Struct, forbid_unknown_fields=True):

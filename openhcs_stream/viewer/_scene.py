@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from openhcs_stream.viewer._placement import (
@@ -17,7 +18,7 @@ from openhcs_stream.viewer._placement import (
 from openhcs_stream.viewer._stack import PlaneStack, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from openhcs_stream.messages import Kind, LayerSpec
 
@@ -54,6 +55,16 @@ class Changes:
     failures: list[tuple[Arrival, str]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class TakenOff:
+    """What was let go of to make room, for the viewer to take off the screen."""
+
+    axes_changed: bool = False
+    #: Layers that lost places, and which; one that has none left is not the scene's any more.
+    layers: list[tuple[SceneLayer, list[Coords]]] = field(default_factory=list)
+    count: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class SceneLayer:
     """One layer as it stands.
@@ -87,6 +98,13 @@ class SceneLayer:
     items: dict[Coords, Any] = field(default_factory=dict)
     specs: dict[Coords, LayerSpec] = field(default_factory=dict)
     infos: dict[Coords, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def apart(cls, spec: LayerSpec, split: tuple[tuple[str, PlaceValue], ...] = ()) -> SceneLayer:
+        """Make a layer that no scene has yet: of what a person drew. See `Scene.add`."""
+        key = LayerKey(spec.source, spec.name, spec.kind, split)
+        stack = PlaneStack(World(), spec.components)
+        return cls(key, layer_title(key), spec, spec.components, stack)
 
     @property
     def kind(self) -> Kind:
@@ -180,12 +198,65 @@ class Scene:
             for number, axis in enumerate(self.axes)
         )
 
+    def add(self, layer: SceneLayer) -> None:
+        """Take in a list's layer that a viewer made; nothing where there is one of its key."""
+        if layer.key not in self.layers:
+            self.layers[layer.key] = layer
+            for coords in layer.places:
+                self._world.add(layer.components, coords)
+
     def remove(self, key: LayerKey) -> SceneLayer | None:
         """Forget a layer; the axes shrink to what the others use. None where there is no such."""
         layer = self.layers.pop(key, None)
         if layer is not None:
             self._world.rebuild((left.components, left.places) for left in self.layers.values())
         return layer
+
+    def take_off(
+        self,
+        spots: Iterable[tuple[LayerKey, tuple[str, ...], Coords]],
+        times: Collection[tuple[str, PlaceValue]] = (),
+    ) -> TakenOff:
+        """Let go of places, to make room. A layer that has none left goes as a whole.
+
+        Parameters
+        ----------
+        spots : iterable of (layer key, components, coords)
+            What to let go of; what is not there is ignored.
+        times : collection of (source, time)
+            Lists of these sources at these time points go as well.
+        """
+        gone: dict[LayerKey, list[Coords]] = {}
+        for key, components, coords in spots:
+            layer = self.layers.get(key)
+            if layer is None:
+                continue
+            at = dict(zip(components, coords, strict=True))
+            if at.keys() == set(layer.components):
+                here = tuple([at[component] for component in layer.components])
+                if layer.stack.take_off(here):
+                    gone.setdefault(key, []).append(here)
+        for key, layer in self.layers.items():
+            if layer.kind in RASTER_KINDS or "time" not in layer.components:
+                continue
+            number = layer.components.index("time")
+            for here in [each for each in layer.items if (key.source, each[number]) in times]:
+                del layer.items[here]
+                gone.setdefault(key, []).append(here)
+        taken = TakenOff()
+        for key, places in gone.items():
+            layer = self.layers[key]
+            for here in places:
+                layer.specs.pop(here, None)
+                layer.infos.pop(here, None)
+            taken.layers.append((layer, places))
+            taken.count += len(places)
+            if not layer.places:
+                del self.layers[key]
+        before = self.axes
+        self._world.rebuild((left.components, left.places) for left in self.layers.values())
+        taken.axes_changed = self.axes != before
+        return taken
 
     def clear(self) -> list[SceneLayer]:
         """Forget everything; returns the layers that were there."""
@@ -198,12 +269,28 @@ class Scene:
         self._world.prefer(item.spec.order)
         layer = self.layers[item.key] = SceneLayer(
             key=item.key,
-            title=layer_title(item.key),
+            title=self._title(item),
             spec=item.spec,
             components=item.components,
             stack=PlaneStack(self._world, item.components),
         )
         return layer
+
+    def _title(self, item: PlacedItem) -> str:
+        """What a person calls a new layer; where its sender chose, still no two are the same."""
+        wanted = item.spec.title
+        if not wanted:
+            return layer_title(item.key)
+        # Channels that are layers in one viewer are one window in the sender's mind.
+        modes = item.spec.modes
+        channels = [
+            str(value)
+            for component, value in item.key.split
+            if modes.get(component, "channel") == "channel"
+        ]
+        title = f"{wanted} [{', '.join(channels)}]" if channels else wanted
+        taken = {layer.title for layer in self.layers.values()}
+        return next(each for each in _numbered(title) if each not in taken)
 
     def _refusal(self, arrival: Arrival) -> str:
         """Why an arrival does not fit the layers that stand; empty where it does."""
@@ -223,6 +310,12 @@ class Scene:
                         "Send grey and RGB(A) images under different names."
                     )
         return ""
+
+
+def _numbered(title: str) -> Iterator[str]:
+    yield title
+    for number in count(2):
+        yield f"{title} ({number})"
 
 
 def _mismatch(layer: SceneLayer, item: PlacedItem) -> str:

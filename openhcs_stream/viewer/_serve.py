@@ -16,22 +16,27 @@ import select
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, get_args
 
 from openhcs_stream import discovery
-from openhcs_stream.dialects import ipc_address
 from openhcs_stream.errors import (
+    InvalidItem,
+    OutOfSpace,
     ProtocolViolation,
     StreamError,
     UsageError,
     ViewerLost,
+    printable,
 )
+from openhcs_stream.logs import RecentLines, log_event
 from openhcs_stream.messages import (
     MAJOR,
     MINOR,
     ArenaOffer,
     Edited,
     LaneOpened,
+    LayerDeclared,
     Mode,
     PlaceValue,
     Refusal,
@@ -41,6 +46,7 @@ from openhcs_stream.messages import (
     decode,
     encode,
 )
+from openhcs_stream.pixels import MAX_ARENA_NBYTES
 from openhcs_stream.protocol import (
     SILENCE_S,
     Answer,
@@ -56,35 +62,55 @@ from openhcs_stream.protocol import (
     UnmapArena,
     ViewerFacts,
 )
+from openhcs_stream.runtime import runtime_folder
 from openhcs_stream.transport import (
     InProcessListener,
     LaneClosed,
+    SparingLog,
     UnixListener,
     Waker,
+    ZmqLane,
     ZmqRouter,
     has_unix_lanes,
     machine_id,
     new_token,
 )
+from openhcs_stream.viewer._budget import (
+    PLACE_NBYTES,
+    Budget,
+    check_memory,
+    default_memory_nbytes,
+)
+from openhcs_stream.viewer._counts import (
+    CLOSED_BY_WORKER,
+    EndedStreams,
+    package_version,
+    resident_nbytes,
+)
 from openhcs_stream.viewer._edits import EditBook, Wanted
 from openhcs_stream.viewer._foreign import ForeignSenders, ForeignTicket, reason_of
+from openhcs_stream.viewer._kept import Keeper, Removal, WhenMemoryFull
 from openhcs_stream.viewer._placement import RASTER_KINDS, Placement
 from openhcs_stream.viewer._png import encode_png
 from openhcs_stream.viewer._queries import describe_layers, places, read
 from openhcs_stream.viewer._questions import Questions
+from openhcs_stream.viewer._reach import Reach
 from openhcs_stream.viewer._requests import (
     MAX_LISTENERS,
     AskArgs,
+    DroppedArgs,
     EditsArgs,
     NoEditsArgs,
     WithdrawArgs,
     arguments,
 )
 from openhcs_stream.viewer._scene import Arrival, Scene
-from openhcs_stream.viewer._sessions import Peer, close_fds, payload_of
+from openhcs_stream.viewer._sessions import Peer, as_array, close_fds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -106,6 +132,14 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.033
 #: Sessions at the same time.
 MAX_SESSIONS = 1024
+#: Pieces of shared memory that all sessions may have mapped, and their bytes: senders have filled
+#: them, so that they are no more than the machine has. The system allows 65530 mappings.
+MAX_MAPPED = 16_384
+MAX_MAPPED_NBYTES = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+#: Side lanes that have not said whose they are.
+MAX_NEW_LANES = 64
+#: Requests that wait for the viewer's own thread.
+MAX_ASKED = 1024
 #: A side lane, or a session, that says nothing for this long is closed.
 GREETING_S = 10.0
 #: Longest sleep of the receiver's thread; it only bounds how late silence is noticed.
@@ -143,6 +177,25 @@ class Receiver:
         Told to those who look for a viewer with a window.
     publish : bool
         Whether others can find it by name.
+    public : str or None
+        Who may connect at the port besides this user's processes on this machine. None: nobody.
+        Else whoever has a copy of `viewer_file`, from other machines as well: "" or how they call
+        this one; "localhost": from this machine only. The port is then encrypted, and OpenHCS
+        senders meet it at the ipc address alone.
+    new_keys : bool
+        Make new keys for that: copies that were given out before are void.
+    memory_nbytes : int or None
+        What items may take up here, pixels and lists, waiting or shown. None: half of the memory
+        that this process may use.
+    when_memory_full : "refuse" or "oldest"
+        What happens to an item for which there is no room. "refuse": it fails, with that reason.
+        "oldest": the time points that were written longest ago go, or where there are none, the
+        images; that is told in the log, in `status` and to whoever had sent them.
+
+    Attributes
+    ----------
+    viewer_file : Path or None
+        With `public`: what others need a copy of, from `start` on.
     """
 
     def __init__(
@@ -156,7 +209,18 @@ class Receiver:
         required: Sequence[str] = (),
         headless: bool = False,
         publish: bool = True,
+        public: str | None = None,
+        new_keys: bool = False,
+        memory_nbytes: int | None = None,
+        when_memory_full: WhenMemoryFull = "refuse",
     ) -> None:
+        if memory_nbytes is None:
+            memory_nbytes = default_memory_nbytes()
+        if when_memory_full not in get_args(WhenMemoryFull):
+            raise InvalidItem(
+                f"when_memory_full={when_memory_full!r} is no policy.",
+                cure='Use "refuse" or "oldest".',
+            )
         self.viewer = viewer
         self.scene = Scene()
         self.endpoint: Endpoint | None = None
@@ -167,6 +231,9 @@ class Receiver:
         self._required = tuple(canonical_component(component) for component in required)
         self._headless = headless
         self._publish = publish
+        self._public = public
+        self._new_keys = new_keys
+        self.viewer_file: Path | None = None
         self._facts: ViewerFacts | None = None
         self._router: ZmqRouter | None = None
         self._listeners: list[UnixListener | InProcessListener] = []
@@ -181,19 +248,32 @@ class Receiver:
         self._lane_peers: dict[int, tuple[Lane, Peer]] = {}
         self._new_lanes: dict[int, tuple[Lane, float, bool]] = {}
         self._keys = itertools.count()
-        self._kept: dict[tuple[Any, ...], Any] = {}
+        self._history = EndedStreams()
+        # What a peer can bring about as often as it likes.
+        self._foreign_refused = SparingLog(logger, logging.WARNING)
+        self._tell_closed = SparingLog(logger, logging.WARNING, burst=10)
+        self._tell_ended = SparingLog(logger, logging.WARNING, burst=10)
+        self._log = RecentLines()
         # Between the two threads; a deque's ends are safe without a lock.
-        self._arrivals: deque[Arrival] = deque()
+        self._arrivals: deque[Arrival | Removal] = deque()
+        budget = Budget(check_memory(memory_nbytes))
+        self._keeper = Keeper(viewer, budget, when_memory_full, self._arrivals)
         self._outcomes: deque[tuple[object, str | None]] = deque()
+        self._gone: deque[_Own] = deque()
         self._asked: deque[tuple[Peer, Request]] = deque()
         self._replies: deque[tuple[Peer, Reply]] = deque()
         self._edited: deque[EditRecord] = deque()
         self.edits = EditBook()
         self._questions = Questions(viewer)
         self._ended: deque[Peer] = deque()
+        viewer.receiver = self
         viewer.watch_edits(self._note_edit)
         self._foreign = ForeignSenders(
-            viewer.name, place=self._place_foreign, arrive=self._arrivals.append
+            viewer,
+            self.scene,
+            place=self._place_foreign,
+            arrive=self._arrivals.append,
+            wake=self._waker.set,
         )
 
     # --- life ---------------------------------------------------------------------------------
@@ -207,19 +287,19 @@ class Receiver:
             An address or the name is taken, or can't be used.
         """
         plain = [each for each in self._addresses if not each.startswith("inproc://")]
-        ipc = discovery.runtime_folder() / f"{self.viewer.name}-{os.getpid()}-{_short()}.ipc"
+        ipc = runtime_folder() / f"{self.viewer.name}-{os.getpid()}-{_short()}.ipc"
         plain.insert(0, f"ipc://{ipc}")
-        if self._port is not None:
-            plain.append(f"tcp://127.0.0.1:{self._port}")
-            if self._port:
-                plain.append(ipc_address(self._port, make_folder=True))
+        reach = Reach.of(self._port, public=self._public, new_keys=self._new_keys)
+        plain += reach.addresses
         try:
-            self._router = ZmqRouter(plain)
+            self._router = ZmqRouter(plain, keys=reach.keys, token=reach.token)
+            self._foreign.open(self._port, self._router)
             for address in self._addresses:
                 if address.startswith("inproc://"):
                     self._listeners.append(InProcessListener(address.removeprefix("inproc://")))
             if has_unix_lanes():
-                side = UnixListener()
+                # Others' lanes are opened by a key that is told in secret to who knows the token.
+                side = UnixListener(allow_other_users=reach.keys is not None)
                 self._side_address = side.address
                 self._listeners.append(side)
             endpoint = discovery.Endpoint(
@@ -228,13 +308,14 @@ class Receiver:
                 pid=os.getpid(),
                 started=self._started,
                 protocol=(MAJOR, MINOR),
-                addresses=self._router.addresses,
-                token=new_token(),
+                addresses=reach.told(self._router.addresses),
+                token=reach.token,
                 headless=self._headless,
             )
             if self._publish:
                 self._publication = discovery.publish(endpoint, number=self._name is None)
                 endpoint = self._publication.endpoint
+            self.viewer_file = reach.share(endpoint)
         except BaseException:
             self.close()
             raise
@@ -248,6 +329,8 @@ class Receiver:
             modes=self._modes,
             required=self._required,
         )
+        for each in self._loggers():
+            each.addHandler(self._log)
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
         return endpoint
@@ -264,6 +347,11 @@ class Receiver:
             # Else the thread, which alone may touch the sockets, has let go of them.
             self._let_go()
         self._waker.close()
+        for each in self._loggers():
+            each.removeHandler(self._log)
+
+    def _loggers(self) -> list[logging.Logger]:
+        return [logging.getLogger(f"openhcs_stream{end}") for end in ("", f"_{self.viewer.name}")]
 
     def __enter__(self) -> Receiver:
         if self.endpoint is None:
@@ -279,9 +367,15 @@ class Receiver:
         """Show everything that came since the last tick, and answer what was asked."""
         told = False
         if self._arrivals:
-            arrivals = []
+            arrivals: list[Arrival] = []
             while self._arrivals:
-                arrivals.append(self._arrivals.popleft())
+                each = self._arrivals.popleft()
+                if isinstance(each, Arrival):
+                    arrivals.append(each)
+                else:
+                    self._show(arrivals)
+                    arrivals = []
+                    self._take_off(each)
             self._show(arrivals)
             told = True
         while self._asked:
@@ -299,6 +393,7 @@ class Receiver:
         viewer, scene = self.viewer, self.scene
         failed: dict[int, str] = {}
         broken: dict[object, str] = {}
+        self._foreign.prepare(arrivals)
         changes = scene.commit(arrivals)
         for arrival, reason in changes.failures:
             failed[id(arrival)] = reason
@@ -314,7 +409,7 @@ class Receiver:
             try:
                 viewer.show_layer(scene.layers[key], coords)
             except Exception as error:
-                logger.exception("the viewer could not show %s", scene.layers[key].title)
+                logger.exception("the viewer could not show %s", printable(scene.layers[key].title))
                 broken[key] = reason_of(error)
         for arrival in arrivals:
             why = failed.get(id(arrival))
@@ -323,8 +418,34 @@ class Receiver:
                 why = next((broken[key] for key in keys if key in broken), None)
             self._outcomes.append((arrival.ticket, why))
 
+    @property
+    def n_questions(self) -> int:
+        """How many questions of workers stand open at this viewer; on its own thread."""
+        return len(self._questions)
+
+    def _take_off(self, removal: Removal) -> None:
+        """Let go of what has to make room."""
+        removed = self.scene.take_off(removal.spots, removal.times)
+        try:
+            if removed.axes_changed:
+                self.viewer.set_axes(self.scene.axes)
+            for layer, gone in removed.layers:
+                if layer.key in self.scene.layers:
+                    self.viewer.places_gone(layer, gone)
+                else:
+                    self.viewer.remove_layer(layer)
+        except Exception:
+            logger.exception("the viewer could not let go of what was oldest")
+        self._keeper.carried_out(removed.count)
+        self._gone.extend(each for each in removal.tickets if isinstance(each, _Own))
+        log_event(
+            logger, logging.WARNING, "memory full, oldest removed", places=removed.count,
+            limit_nbytes=self._keeper.budget.limit_nbytes,
+        )  # fmt: skip
+
     def _note_edit(self, change: Change | Painting) -> None:
         """On the viewer's own thread: a person changed something."""
+        self.scene.add(change.layer)
         self._edited.extend(self.edits.take(change))
         self._waker.set()
 
@@ -388,14 +509,14 @@ class Receiver:
             case _:
                 raise UsageError(
                     f"there is no request {verb!r}.",
-                    cure="Known are status, layers, places, read, edits, no_edits, "
+                    cure="Known are status, log, dropped, layers, places, read, edits, no_edits, "
                     "waiting_edits, ask, withdraw, screenshot, clear and stop.",
                 )
 
     def clear(self) -> int:
         """Take all layers off the screen; the number that there were. On the viewer's thread."""
         gone = self.scene.clear()
-        self._kept.clear()
+        self._keeper.clear()
         for layer in gone:
             self.viewer.remove_layer(layer)
         self.viewer.set_axes(self.scene.axes)
@@ -410,26 +531,20 @@ class Receiver:
             "viewer": self.viewer.name,
             "name": endpoint.name if endpoint else "",
             "pid": os.getpid(),
+            "version": package_version(),
             "user": getpass.getuser(),
             "headless": self._headless,
             "addresses": list(endpoint.addresses) if endpoint else [],
             "uptime_s": round(time.time() - self._started, 3),
             "layers": len(self.scene.layers),
+            "memory_nbytes": resident_nbytes(),
+            "kept": self._keeper.describe(),
             "streams": [
-                {
-                    "name": peer.label,
-                    "pid": peer.session.hello.pid,
-                    "shared_memory": peer.side is not None,
-                    "received": peer.received,
-                    "displayed": peer.displayed,
-                    "failed": peer.failed,
-                    "waiting": peer.waiting,
-                    "nbytes": peer.nbytes,
-                    "age_s": round(time.monotonic() - peer.started, 3),
-                }
+                {**facts, **peer.counts.describe(), "age_s": round(peer.counts.age_s, 3)}
                 for peer in list(self._peers.values())
-                if peer.session.hello is not None and peer.session.hello.role == "stream"
+                if (facts := peer.facts) is not None
             ],
+            "ended": self._history.describe(),
             **self.viewer.describe(),
         }
 
@@ -441,6 +556,7 @@ class Receiver:
                 self._wait()
                 self._waker.clear()
                 self._take_router()
+                self._foreign.take_waiting()
                 for listener in self._listeners:
                     self._accept(listener)
                 for lane, _, trusted in list(self._new_lanes.values()):
@@ -486,8 +602,11 @@ class Receiver:
                 return
             if message.is_native:
                 self._take_native(message)
+            elif message.is_own_user:
+                self._foreign.take(message, self._router)
             else:
-                self._take_foreign(message)
+                # It knows no token, and what it names in shared memory may be another's.
+                self._foreign_refused("refused a message of a sender that is not this user's")
 
     def _take_native(self, message: RouterMessage) -> None:
         assert self._router is not None
@@ -495,7 +614,7 @@ class Receiver:
         lane = self._router.lane(message.identity)
         if peer is None:
             if len(self._peers) >= MAX_SESSIONS:
-                logger.warning("refused a session: %d are open", MAX_SESSIONS)
+                log_event(logger, logging.WARNING, "limit reached", sessions=MAX_SESSIONS)
                 refusal = Refusal(
                     f"{MAX_SESSIONS} sessions are open already.",
                     "Close some, or use one more often.",
@@ -503,9 +622,17 @@ class Receiver:
                 lane.send(encode(refusal))
                 lane.close()
                 return
-            # Over ipc the socket's folder and the system's own check prove who it is.
-            peer = self._new_peer(lane, trusted=not message.peer_address)
+            # Over ipc the system says who it is; over tcp a token does, whoever it is.
+            trusted = not message.peer_address and message.is_own_user
+            peer = self._new_peer(lane, trusted=trusted)
             self._by_identity[message.identity] = peer
+        if len(message.frames[0]) > ZmqLane.max_frame:
+            error = ProtocolViolation(
+                f"a sender sent a message of {len(message.frames[0])} bytes, and "
+                f"{ZmqLane.max_frame} is the most; pixels follow on it."
+            )
+            self._carry_out(peer, peer.session.lost(error), None)
+            return
         lane.deliver(message.to_frame())
         self._take_lane(peer, lane)
 
@@ -526,6 +653,10 @@ class Receiver:
                 self._lane_peers[id(lane)] = (lane, peer)
             else:
                 self._new_lanes[id(lane)] = (lane, time.monotonic(), True)
+                if len(self._new_lanes) > MAX_NEW_LANES:
+                    # The oldest: who opens a lane says at once whose it is.
+                    oldest, _, _ = self._new_lanes.pop(next(iter(self._new_lanes)))
+                    oldest.close()
 
     def _greet(self, lane: Lane, trusted: bool) -> None:
         """A new side lane says which session it belongs to, or is closed."""
@@ -550,7 +681,7 @@ class Receiver:
                 raise ProtocolViolation("a lane was opened for a session that is not there.")
             peer.session.lane_opened(message, time.monotonic())
         except StreamError as error:
-            logger.warning("closed a lane: %s", error)
+            self._tell_closed("closed a lane: %s", error)
             del self._new_lanes[id(lane)]
             lane.close()
             return
@@ -565,15 +696,18 @@ class Receiver:
             for message, frame in peer.frames(lane):
                 self._take(peer, message, frame)
         except LaneClosed as error:
+            peer.how_ended = "the worker died"
             gone = ViewerLost(f"{peer.label} is gone: {error.what}")
             self._carry_out(peer, peer.session.lost(gone), None)
         except StreamError as error:
-            logger.warning("ended the session of %s: %s", peer.label, error)
+            self._tell_ended("ended the session of %s: %s", peer.label, error)
             self._carry_out(peer, peer.session.lost(error), None)
         if not peer.is_closed:
             peer.send_report()
 
     def _take(self, peer: Peer, message: Message, frame: Frame) -> None:
+        if isinstance(message, LayerDeclared):
+            peer.declared(len(frame.data))
         if frame.fds and not isinstance(message, ArenaOffer):
             close_fds(frame)
             raise ProtocolViolation("descriptors came with a message that has none.")
@@ -603,6 +737,7 @@ class Receiver:
                         raise ProtocolViolation(
                             f"an arena came with {len(frame.fds)} descriptors, not one."
                         )
+                    self._check_mapped(frame, nbytes)
                     peer.arenas.add(arena, nbytes, frame.fds[0])
                 case UnmapArena(arena=arena):
                     peer.arenas.retire(arena)
@@ -613,47 +748,74 @@ class Receiver:
                 case Taken(numbers=numbers):
                     self.edits.taken(numbers)
                 case Opened():
-                    logger.debug("session with %r opened", peer.label)
+                    level = logging.DEBUG if peer.facts is None else logging.INFO
+                    log_event(logger, level, "session opened", **peer.who)
                 case Ended(error=error):
-                    if error is not None:
-                        logger.info("%s", error)
+                    self._note_end(peer, error)
                     self._drop(peer)
                 case _:
                     pass
 
+    def _check_mapped(self, frame: Frame, nbytes: int) -> None:
+        """Bound what all peers together have mapped, for all use the same addresses."""
+        arenas = [each.arenas for each in self._peers.values()]
+        mapped = sum(each.nbytes for each in arenas) + min(nbytes, MAX_ARENA_NBYTES)
+        if sum(map(len, arenas)) >= MAX_MAPPED or mapped > MAX_MAPPED_NBYTES:
+            close_fds(frame)
+            raise OutOfSpace(
+                f"{sum(map(len, arenas))} pieces of shared memory are mapped already, and with "
+                f"this one they would have {mapped} bytes.",
+                cure="Close some streams.",
+            )
+
     def _collect(self, peer: Peer, effect: TakePart, frame: Frame) -> None:
         item = effect.item
+        if peer.has_failed(item.seq):
+            return  # with an earlier part of the same message
         try:
+            if not peer.has_begun(item.seq):
+                self._keeper.make_room(item.nbytes + PLACE_NBYTES)
+                peer.begin(item, self._keeper.budget)
             array = peer.collect(effect, frame.blobs)
         except MemoryError as error:
             peer.forget(item.seq)
-            peer.session.failed(item.seq, reason_of(error))
-            peer.failed += 1
+            self._failed(peer, item.seq, reason_of(error))
             return
         if array is not None:
             self._keep_own(peer, item, effect.spec, array, owned=True)
 
+    def _failed(self, peer: Peer, seq: int, reason: str, *, was_received: bool = False) -> None:
+        peer.session.failed(seq, reason)
+        peer.counts.lost(was_received=was_received)
+        untold = peer.failures_told.due()
+        if untold is not None:
+            log_event(
+                logger, logging.WARNING, "item failed", stream=peer.label, item=seq, why=reason,
+                untold=untold or None,
+            )  # fmt: skip
+
     def _keep_own(
         self, peer: Peer, item: Item, spec: LayerSpec, array: npt.NDArray[Any], *, owned: bool
     ) -> None:
+        placed: tuple[PlacedItem, ...] = ()
+        ticket = _Own(peer, item.seq)
         try:
-            placement = peer.placements.get(item.layer)
-            if placement is None:
-                placement = peer.placements[item.layer] = self._placement(spec)
-            placed = self._keep(placement, spec, item.place, array, owned=owned)
+            if self.viewer.takes_items:
+                self.viewer.take_item(peer.label, spec, item.place, array, item.info)
+            else:
+                placement = peer.placements.get(item.layer)
+                if placement is None:
+                    placement = peer.placements[item.layer] = self._placement(spec)
+                placed = self._keep(placement, item.place, array, owned=owned, ticket=ticket)
         except ProtocolViolation:
             raise
         except Exception as error:
             # Whatever is wrong with one item, the others go on; the sender learns the reason.
-            logger.info("an item of %s can't be shown: %s", peer.label, error)
-            peer.session.failed(item.seq, reason_of(error))
-            peer.failed += 1
+            self._failed(peer, item.seq, reason_of(error))
             return
         peer.session.received(item.seq)
-        peer.received += 1
-        peer.waiting += 1
-        peer.nbytes += item.nbytes
-        self._arrivals.append(Arrival(_Own(peer, item.seq), placed, dict(item.info)))
+        peer.counts.took(item.nbytes)
+        self._arrivals.append(Arrival(ticket, placed, dict(item.info)))
 
     def _placement(self, spec: LayerSpec) -> Placement:
         return Placement(spec, modes=self._modes, splits=self.viewer.splits)
@@ -661,37 +823,33 @@ class Receiver:
     def _keep(
         self,
         placement: Placement,
-        spec: LayerSpec,
         place: tuple[PlaceValue, ...],
         array: npt.NDArray[Any],
         *,
         owned: bool,
+        ticket: object = None,
     ) -> tuple[PlacedItem, ...]:
         """Copy an item to where it will stand, and say where that is."""
-        if spec.kind not in RASTER_KINDS:
-            columns = len(spec.axes) + (spec.kind == "tracks")
-            payload = payload_of(spec.kind, array, columns)
-            return placement.place(place, payload)
-        # The same place, shape and dtype again: its memory is written over, not made anew.
-        key = (spec.kind, spec.source, spec.name, spec.axes, spec.components, place,
-               array.shape, array.dtype.str)  # fmt: skip
-        recycled = self._kept.get(key)
-        planes = placement.arrange(array)
-        if owned:
-            kept = self.viewer.adopt(planes, spec)
-        else:
-            kept = self.viewer.keep(planes, recycled, spec)
-        placed = placement.cut(place, kept)
-        self._kept[key] = kept
-        return placed
+        if placement.spec.kind in RASTER_KINDS:
+            return self._keeper.keep(placement, place, array, owned=owned, ticket=ticket)
+        return self._keeper.read_list(placement, place, array)
 
     def _take_request(self, peer: Peer, request: Request) -> None:
-        if request.verb == "status":
+        if request.verb in ("status", "log"):
             # Answered here, so that it works while the window is busy.
-            peer.send_control(Reply(request.number, True, self.status()))
+            told = self.status() if request.verb == "status" else self._log.lines()
+            peer.send_control(Reply(request.number, True, told))
+            return
+        if request.verb == "dropped":
+            peer.counts.dropped = arguments(request, DroppedArgs).items
             return
         if request.verb not in ("edits", "no_edits"):
-            self._asked.append((peer, request))
+            if len(self._asked) < MAX_ASKED:
+                peer.has_asked = peer.has_asked or request.verb == "ask"
+                self._asked.append((peer, request))
+                return
+            busy = f"{MAX_ASKED} requests wait for the window already."
+            peer.send_control(Reply(request.number, False, None, busy, "Ask again later."))
             return
         try:
             self._listen(peer, request)
@@ -715,16 +873,19 @@ class Receiver:
         for edit in self.edits.waiting(wanted):
             peer.send_edit(edit)
 
-    def _take_foreign(self, message: RouterMessage) -> None:
-        assert self._router is not None
-        port = self._port or (self.endpoint.port if self.endpoint else 0) or 0
-        self._foreign.take(message, self._router, port)
-
     def _place_foreign(self, item: ForeignItem) -> tuple[PlacedItem, ...]:
-        placement = self._placement(item.spec)
-        if item.spec.kind not in RASTER_KINDS:
-            return placement.place(item.place, item.payload)
-        return self._keep(placement, item.spec, item.place, item.payload, owned=False)
+        placement, spec = self._placement(item.spec), item.spec
+        placed: list[PlacedItem] = []
+        if self.viewer.takes_items:
+            for place, payload in item.parts:
+                self.viewer.take_item("OpenHCS", spec, place, as_array(payload), item.info)
+            return ()
+        for place, payload in item.parts:
+            if spec.kind in RASTER_KINDS:
+                placed += self._keep(placement, place, payload, owned=False)
+            else:
+                placed += self._keeper.take_list(placement, place, payload)
+        return tuple(placed)
 
     # --- telling, tending ---------------------------------------------------------------------
 
@@ -737,13 +898,15 @@ class Receiver:
                 continue
             assert isinstance(ticket, _Own)
             peer = ticket.peer
-            peer.waiting -= 1
             if reason is None:
-                peer.displayed += 1
+                peer.counts.shown()
                 peer.session.displayed(ticket.seq)
             else:
-                peer.failed += 1
-                peer.session.failed(ticket.seq, reason)
+                self._failed(peer, ticket.seq, reason, was_received=True)
+        while self._gone:
+            own = self._gone.popleft()
+            if not own.peer.is_closed:
+                own.peer.session.gone(own.seq)
         while self._edited:
             edit = self._edited.popleft()
             for peer in self._peers.values():
@@ -752,9 +915,12 @@ class Receiver:
             peer, reply = self._replies.popleft()
             if not peer.is_closed:
                 peer.send_control(reply)
-        for peer in self._peers.values():
+        for peer in list(self._peers.values()):
             peer.send_report()
             peer.flush()
+            if peer.is_deaf:
+                deaf = ViewerLost(f"{peer.label} does not read what it is told.")
+                self._carry_out(peer, peer.session.lost(deaf), None)
 
     def _tend(self) -> None:
         """Close what was opened and never said who it is, and senders that fell silent."""
@@ -768,11 +934,28 @@ class Receiver:
             limit = GREETING_S if session.phase is ReceiverPhase.WAITING else SILENCE_S
             # With a side lane the end of file tells; without one only silence does.
             if peer.side is None and now - session.heard_at > limit:
+                peer.how_ended = f"it said nothing for {limit:g} s"
                 self._carry_out(peer, session.lost(None), None)
+
+    def _note_end(self, peer: Peer, error: StreamError | None) -> None:
+        key = next((key for key, each in self._by_identity.items() if each is peer), id(peer))
+        if peer.session.hello is None:
+            if error is None:
+                # A good-bye that came after the end of its side lane, by the other way.
+                self._history.correct(key, CLOSED_BY_WORKER)
+            return
+        how = peer.how_ended or (error.what if error is not None else CLOSED_BY_WORKER)
+        level = logging.INFO if how == CLOSED_BY_WORKER else logging.WARNING
+        if peer.facts is None:
+            level = logging.DEBUG
+        log_event(logger, level, "session ended", **peer.who, how=how, **peer.counts.totals())
+        if peer.facts is not None:
+            self._history.add(key, peer.facts, peer.counts, how)
 
     def _drop(self, peer: Peer) -> None:
         self._peers.pop(id(peer), None)
-        self._ended.append(peer)
+        if peer.has_asked:
+            self._ended.append(peer)
         if peer.side is not None:
             self._lane_peers.pop(id(peer.side), None)
         for identity, each in list(self._by_identity.items()):
@@ -792,7 +975,7 @@ class Receiver:
         self._foreign.close()
         if self._router is not None:
             self._router.close()
-        self._kept.clear()
+        self._keeper.clear()
 
 
 def serve(
@@ -804,21 +987,29 @@ def serve(
     modes: Mapping[str, Mode] | None = None,
     required: Sequence[str] = (),
     headless: bool = False,
+    public: str | None = None,
+    new_keys: bool = False,
+    memory_nbytes: int | None = None,
+    when_memory_full: WhenMemoryFull = "refuse",
     on_ready: Callable[[Endpoint], None] | None = None,
+    alongside: Callable[[Receiver], AbstractContextManager[object]] | None = None,
 ) -> None:
     """Run a viewer with its receiver on this thread until it is stopped.
 
-    Parameters are those of `Receiver`; `on_ready` is called when it can be found.
+    Parameters are those of `Receiver`; `on_ready` is called when it can be found, and what
+    `alongside` gives is entered before and left at the end.
     """
     receiver = Receiver(
         viewer, name=name, port=port, addresses=addresses, modes=modes, required=required,
-        headless=headless,
+        headless=headless, public=public, new_keys=new_keys, memory_nbytes=memory_nbytes,
+        when_memory_full=when_memory_full,
     )  # fmt: skip
     endpoint = receiver.start()
     try:
-        if on_ready is not None:
-            on_ready(endpoint)
-        viewer.run(receiver.tick, TICK_S)
+        with nullcontext() if alongside is None else alongside(receiver):
+            if on_ready is not None:
+                on_ready(endpoint)
+            viewer.run(receiver.tick, TICK_S)
     finally:
         receiver.close()
 

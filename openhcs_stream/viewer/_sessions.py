@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from openhcs_stream import rois as roi_codecs
-from openhcs_stream.errors import OutOfSpace, ProtocolViolation, StreamError
-from openhcs_stream.messages import Edited, decode, encode
+from openhcs_stream.errors import OutOfSpace, ProtocolViolation, StreamError, printable
+from openhcs_stream.messages import Bye, Edited, decode, encode
 from openhcs_stream.pixels import MappedArenas, numpy_dtype
 from openhcs_stream.protocol import ReceiverPhase
-from openhcs_stream.transport import LaneClosed
+from openhcs_stream.transport import LaneClosed, SparingLog
+from openhcs_stream.viewer._budget import PLACE_NBYTES
+from openhcs_stream.viewer._counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
     from openhcs_stream.messages import EditRecord, Item, Message, Part
     from openhcs_stream.protocol import ReceiverSession, TakePart
     from openhcs_stream.transport import Frame, Lane
+    from openhcs_stream.viewer._budget import Budget
     from openhcs_stream.viewer._edits import Wanted
     from openhcs_stream.viewer._placement import Placement
 
-__all__ = ["Peer", "payload_of"]
+__all__ = ["Peer", "as_array", "close_fds"]
 
 logger = logging.getLogger(__name__)
 
+#: What may wait for a sender that does not read. The answer to a request may be large, and a
+#: sender that is stopped for a while has a few thousand items that it is to be told of.
+MAX_OUTBOX_NBYTES = 256 << 20
+OUTBOX_ENTRY_NBYTES = 200
+#: Declarations of one session's layers.
+MAX_DECLARED_NBYTES = 16 << 20
 #: Frames taken from one lane before the others have their turn.
 FRAMES_PER_TURN = 64
 
@@ -49,24 +57,47 @@ class Peer:
         self.side: Lane | None = None
         self.arenas = MappedArenas()
         self.placements: dict[int, Placement] = {}
-        self.started = time.monotonic()
-        self.received = 0
-        self.displayed = 0
-        self.failed = 0
-        self.waiting = 0  #: received, and neither displayed nor failed yet
-        self.nbytes = 0
+        self.counts = Counts()
+        self.how_ended = ""  #: where it did not say so itself
         #: Which edits it asked for, by its own number of each listener.
         self.wanted: dict[int, Wanted] = {}
         #: Of each listener, the last edit that it was told of: they come in their order.
         self._told: dict[int, int] = {}
         self._buffers: dict[int, npt.NDArray[np.uint8]] = {}
+        self._gave_up = -1
+        self.has_asked = False  #: whether the person at the viewer was to answer it something
+        #: Of items that failed some are logged, and the others counted.
+        self.failures_told = SparingLog(logger, logging.WARNING, burst=20)
         self._outbox: deque[tuple[Lane, bytes]] = deque()
+        self._outbox_nbytes = 0
+        self._declared_nbytes = 0
 
     @property
     def label(self) -> str:
         """What a person calls this sender."""
         hello = self.session.hello
-        return hello.name if hello is not None else "a peer that has not greeted"
+        return printable(hello.name) if hello is not None else "a peer that has not greeted"
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """Who sends, JSON-able; None for a session that only asks, and before its greeting."""
+        hello = self.session.hello
+        if hello is None or hello.role != "stream":
+            return None
+        return {
+            "name": self.label,
+            "pid": hello.pid,
+            "user": printable(hello.user),
+            "shared_memory": self.side is not None,
+        }
+
+    @property
+    def who(self) -> dict[str, Any]:
+        """For the log."""
+        hello = self.session.hello
+        if hello is None:
+            return {"stream": self.label}
+        return {"stream": self.label, "pid": hello.pid, "user": hello.user}
 
     @property
     def is_closed(self) -> bool:
@@ -98,6 +129,10 @@ class Peer:
     def send_control(self, message: Message) -> None:
         """Send on the lane where the session began."""
         self._send(self.control, encode(message))
+        side = self.side
+        if isinstance(message, Bye) and side is not None and side is not self.control:
+            # There as well: else the side lane's end would overtake the reason.
+            self._send(side, encode(message))
 
     def send_edit(self, edit: EditRecord) -> None:
         """Tell the sender what a person changed, if it asked for it."""
@@ -123,17 +158,39 @@ class Peer:
                 if not lane.send(data):
                     return
                 self._outbox.popleft()
+                self._outbox_nbytes -= len(data) + OUTBOX_ENTRY_NBYTES
         except LaneClosed:
             self._outbox.clear()
+            self._outbox_nbytes = 0
 
     def wants_to_send(self) -> bool:
         """Whether something waits for room."""
         return bool(self._outbox)
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether more waits for it than anybody leaves unread who is alive."""
+        return self._outbox_nbytes > MAX_OUTBOX_NBYTES
+
+    def declared(self, nbytes: int) -> None:
+        """Note what a layer's declaration takes.
+
+        Raises
+        ------
+        ProtocolViolation
+            All of them take too much.
+        """
+        self._declared_nbytes += nbytes
+        if self._declared_nbytes > MAX_DECLARED_NBYTES:
+            raise ProtocolViolation(
+                f"a sender declared layers of more than {MAX_DECLARED_NBYTES} bytes."
+            )
+
     def _send(self, lane: Lane, data: bytes) -> None:
         try:
             if self._outbox or not lane.send(data):
                 self._outbox.append((lane, data))
+                self._outbox_nbytes += len(data) + OUTBOX_ENTRY_NBYTES
         except LaneClosed:
             logger.debug("%s is gone, it is told nothing more", self.label)
 
@@ -147,12 +204,7 @@ class Peer:
         ProtocolViolation
             Its shape, dtype or memory is not what it says.
         """
-        dtype = numpy_dtype(item.dtype)
-        if math.prod(item.shape) * dtype.itemsize != item.nbytes:
-            raise ProtocolViolation(
-                f"item {item.seq} of shape {item.shape} and dtype {item.dtype} says that it has "
-                f"{item.nbytes} bytes."
-            )
+        dtype = _check_nbytes(item)
         if item.nbytes == 0:
             try:
                 return np.empty(item.shape, dtype)
@@ -165,34 +217,59 @@ class Peer:
             return self.arenas.array(part, item.shape, item.dtype)
         return np.frombuffer(_blob(part, blobs), dtype).reshape(item.shape)
 
+    def has_begun(self, seq: int) -> bool:
+        """Whether there is memory already for an item that comes in parts."""
+        return seq in self._buffers
+
+    def has_failed(self, seq: int) -> bool:
+        """Whether an item that comes in parts was given up."""
+        return seq == self._gave_up
+
+    def begin(self, item: Item, budget: Budget) -> None:
+        """Make private memory for an item that comes in parts.
+
+        Parameters
+        ----------
+        item : Item
+            Its first part is there.
+        budget : Budget
+            In which the item's bytes and those of one place are reserved.
+
+        Raises
+        ------
+        ProtocolViolation
+            Its shape and dtype are not what it says.
+        OutOfSpace
+            The machine has no memory for it.
+        """
+        nbytes = item.nbytes + PLACE_NBYTES
+        try:
+            _check_nbytes(item)
+            buffer = np.empty(item.nbytes, np.uint8)
+        except MemoryError as error:
+            budget.release(nbytes)
+            raise OutOfSpace(
+                f"the viewer's machine has no memory for an item of {item.nbytes} bytes.",
+                cure="Send it in smaller pieces, or clear the viewer.",
+            ) from error
+        except BaseException:
+            budget.release(nbytes)
+            raise
+        budget.hold(buffer, nbytes)
+        self._buffers[item.seq] = buffer
+
     def collect(
         self, effect: TakePart, blobs: Sequence[memoryview | bytes]
     ) -> npt.NDArray[Any] | None:
-        """Copy one part of an item to private memory; the whole array with the last one.
+        """Copy one part of an item that was begun; the whole array with the last one.
 
         Raises
         ------
         ProtocolViolation
             As `array`.
-        OutOfSpace
-            There is no memory for the item.
         """
         item, part = effect.item, effect.part
-        buffer = self._buffers.get(item.seq)
-        if buffer is None:
-            dtype = numpy_dtype(item.dtype)
-            if math.prod(item.shape) * dtype.itemsize != item.nbytes:
-                raise ProtocolViolation(
-                    f"item {item.seq} of shape {item.shape} and dtype {item.dtype} says that it "
-                    f"has {item.nbytes} bytes."
-                )
-            try:
-                buffer = self._buffers[item.seq] = np.empty(item.nbytes, np.uint8)
-            except MemoryError as error:
-                raise OutOfSpace(
-                    f"the viewer has no memory for an item of {item.nbytes} bytes.",
-                    cure="Send it in smaller pieces, or clear the viewer.",
-                ) from error
+        buffer = self._buffers[item.seq]
         source = (
             self.arenas.view(part)
             if part.arena >= 0
@@ -209,48 +286,41 @@ class Peer:
     def forget(self, seq: int) -> None:
         """An item failed: what was collected of it is not needed."""
         self._buffers.pop(seq, None)
+        self._gave_up = seq
 
     def close(self) -> None:
         """Let go of everything; what is on the screen stays."""
         self._buffers.clear()
         self._outbox.clear()
+        self.placements.clear()
         self.arenas.close()
         self.control.close()
         if self.side is not None:
             self.side.close()
 
 
-def payload_of(kind: str, array: npt.NDArray[Any], columns: int) -> Any:
-    """What a vector item's bytes mean, copied out of shared memory.
-
-    Parameters
-    ----------
-    kind : str
-        "rois", "points" or "tracks".
-    array : ndarray
-        rois: (n,) uint8, an encoded block; the others: (N, columns) float64.
-    columns : int
-        What a table must have.
-
-    Raises
-    ------
-    ProtocolViolation
-        The bytes are not that.
-    """
-    if kind == "rois":
-        return roi_codecs.decode(array.tobytes())
-    if array.ndim != 2 or array.shape[1] != columns or array.dtype != np.float64:
-        raise ProtocolViolation(
-            f"{kind} came with shape {array.shape} and dtype {array.dtype}; "
-            f"(N, {columns}) float64 is right."
-        )
-    return array.copy()
+def as_array(payload: Any) -> npt.NDArray[Any]:
+    """The bytes of an item that came without any: a list of Roi becomes an encoded block."""
+    if isinstance(payload, np.ndarray):
+        return payload
+    return np.frombuffer(roi_codecs.encode(payload), np.uint8)
 
 
 def close_fds(frame: Frame) -> None:
     """Close descriptors that nobody takes."""
     for fd in frame.fds:
         os.close(fd)
+
+
+def _check_nbytes(item: Item) -> np.dtype[Any]:
+    """The item's dtype, which with its shape makes the bytes that it says that it has."""
+    dtype = numpy_dtype(item.dtype)
+    if math.prod(item.shape) * dtype.itemsize != item.nbytes:
+        raise ProtocolViolation(
+            f"item {item.seq} of shape {item.shape} and dtype {item.dtype} says that it has "
+            f"{item.nbytes} bytes."
+        )
+    return dtype
 
 
 def _blob(part: Part, blobs: Sequence[memoryview | bytes]) -> memoryview | bytes:

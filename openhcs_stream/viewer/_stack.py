@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from bisect import insort
+from dataclasses import dataclass
 from itertools import product
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,29 @@ if TYPE_CHECKING:
 
     from openhcs_stream.viewer._placement import Coords, PlaceValue
 
-__all__ = ["PlaneStack", "World"]
+__all__ = ["Patch", "PlaneStack", "World"]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A part of one plane that was written to.
+
+    Attributes
+    ----------
+    coords : tuple
+        Of the plane.
+    plane : array
+        That was written to; the stack may hold another one by now.
+    region : tuple of slice
+        Where in it.
+    before : array
+        What was there.
+    """
+
+    coords: Coords
+    plane: npt.NDArray[Any]
+    region: tuple[slice, ...]
+    before: npt.NDArray[Any]
 
 
 class World:
@@ -105,12 +128,13 @@ class PlaneStack:
     components : tuple of str
         What the layer is stacked by.
     planes : dict of coords to plane
-        What has arrived, as it arrived; change it with `put` only.
+        What has arrived, as it arrived, or was painted; change it with `put` and `write` only.
     """
 
     def __init__(self, world: World, components: tuple[str, ...]) -> None:
         self.components = components
         self.planes: dict[Coords, Any] = {}
+        self._own: set[Coords] = set()  # planes that were copied to be written to
         self._world = world
         self._changes = 0
         self._nbytes = 0
@@ -189,10 +213,21 @@ class PlaneStack:
             )
         return ""
 
+    def take_off(self, coords: Coords) -> bool:
+        """Let go of the plane at a place; whether there was one. The world is the scene's care."""
+        plane = self.planes.pop(coords, None)
+        if plane is None:
+            return False
+        self._own.discard(coords)
+        self._changes += 1
+        self._nbytes -= plane.nbytes
+        return True
+
     def put(self, coords: Coords, plane: Any) -> None:
         """Put a plane at its place, or replace the one that is there."""
         old = self.planes.get(coords)
         self.planes[coords] = plane
+        self._own.discard(coords)
         self._changes += 1
         self._nbytes += plane.nbytes
         if old is not None:
@@ -267,26 +302,69 @@ class PlaneStack:
         needed, pushed, final = self._plan(entries, depth)
         return self._block(needed, pushed)[final]
 
+    # --- writing ------------------------------------------------------------------------------
+
     def __setitem__(self, key: Any, value: Any) -> None:
+        """Write as into a numpy array: see `write`."""
+        self.write(key, value)
+
+    def write(self, key: Any, value: Any) -> list[Patch]:
         """Write as into a numpy array, for instance when a person paints labels.
 
-        A place where nothing had arrived gets a plane of its own.
+        A plane is copied before it is written to for the first time: what arrived may lie in
+        memory that the next image of its place is written to. A place where nothing had arrived
+        gets a plane of its own. Where a layer is repeated along an axis, its one plane takes what
+        was changed in any of the repetitions.
+
+        Returns
+        -------
+        list of Patch
+            What was there before: one for each plane that was written to.
         """
         needed, pushed, final = self._plan(self._entries(key), len(self._world.components))
         block = self._block(needed, pushed)
+        was = block.copy()
         block[final] = value
         if block.size == 0:
-            return
+            return []
+        cut = block.shape[len(needed) :]
+        patches = []
         for coords, at in self._places(needed):
-            # A layer that is repeated along an axis is written through one of its repetitions.
-            first = tuple(0 if isinstance(entry, slice) else entry for entry in at)
-            kept = self.planes.get(coords)
-            plane = self.plane(coords)
-            if plane is not kept or not plane.flags.writeable:
-                plane = self.planes[coords] = plane.copy()
-                self._nbytes += plane.nbytes - (0 if kept is None else kept.nbytes)
-            plane[pushed] = block[first]
+            old, *_ = was[at].reshape(-1, *cut)
+            new, *others = block[at].reshape(-1, *cut)
+            for other in others:
+                new = np.where(other != old, other, new)
+            plane, region = self._writable(coords, new, pushed)
+            inside = plane[region]
+            patches.append(Patch(coords, plane, region, inside.copy()))
+            inside[...] = new[tuple(map(slice, inside.shape))]
         self._changes += 1
+        return patches
+
+    def _writable(
+        self, coords: Coords, values: npt.NDArray[Any], part: tuple[slice, ...]
+    ) -> tuple[npt.NDArray[Any], tuple[slice, ...]]:
+        """Give a plane that is this stack's alone and can hold the values, and where they go."""
+        kept = self.planes.get(coords)
+        plane = self.plane(coords) if kept is None else np.asarray(kept)
+        if plane.dtype != self._dtype and (values.astype(plane.dtype) != values).any():
+            plane = plane.astype(self._dtype)
+        if plane.shape != self.plane_shape:
+            # Smaller than others: it grows where something is painted beside it.
+            beside = np.ones(self.plane_shape, bool)
+            beside[tuple(map(slice, plane.shape))] = False
+            if any((each.step or 1) != 1 for each in part) or values[beside[part]].any():
+                grown = np.zeros(self.plane_shape, plane.dtype)
+                grown[tuple(map(slice, plane.shape))] = plane
+                plane = grown
+        if plane is kept and coords in self._own and plane.flags.writeable:
+            return plane, part
+        if plane is kept or not plane.flags.writeable or plane.base is not None:
+            plane = plane.copy()
+        self.planes[coords] = plane
+        self._own.add(coords)
+        self._nbytes += plane.nbytes - (0 if kept is None else kept.nbytes)
+        return plane, part
 
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None

@@ -202,6 +202,14 @@ class TestCall:
         assert look["name"] == "rois"
         assert len({look["metadata"]["id"] for _, _, look in stream.sent}) == 5
 
+    def test_components_are_taken_instead_of_what_the_names_tell(
+        self, backend: NapariStreamingBackend, streams: list[NoteStream]
+    ) -> None:
+        given = [{"well": "B02", "z_index": z} for z in (5, 6)]
+        backend.save_batch([IMAGE, IMAGE], [PATH, "x.tif"], components=given, **settings())
+        places = [look["place"] for _, _, look in streams[0].sent]
+        assert places == [{"well": "B02", "z": 5}, {"well": "B02", "z": 6}]
+
     def test_without_any_settings_the_viewer_is_found_or_started(
         self, backend: NapariStreamingBackend, streams: list[NoteStream]
     ) -> None:

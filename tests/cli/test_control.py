@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,9 +44,53 @@ def test_status_with_queues(start: Callable[..., Any], capsys: pytest.CaptureFix
     assert row["uptime_s"] >= 0
     (facts,) = row["status"]["streams"]
     assert facts["displayed"] == 1
+    assert {"received", "waiting", "dropped", "oldest_age_s", "items_per_s", "bytes_per_s"} <= set(
+        facts
+    )
+    assert row["status"]["memory_nbytes"] > 0
     assert f"memory: pid {started.pid}, up " in text
-    assert "worker 3" in text
-    assert "displayed 1" in text
+    assert " MB, 1 layer, at ipc:///" in text
+    heading, line = (each.split("  ") for each in text.splitlines()[1:])
+    shown = [each.strip() for each in heading if each]
+    assert shown[:4] == ["stream", "received", "shown", "failed"]
+    values = dict(zip(shown, [each.strip() for each in line if each], strict=False))
+    assert values["stream"].startswith("worker 3 (pid ")
+    assert (values["received"], values["shown"], values["oldest"]) == ("1", "1", "-")
+
+
+def test_status_of_streams_that_ended(
+    start: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start()
+    with connect("memory", name="worker\x1b[31m 3", launch=False) as stream:
+        stream.image(np.zeros((4, 4), np.uint8)).wait()
+    deadline = time.monotonic() + 20
+    while "ended" not in (text := status_text(capsys)):
+        assert time.monotonic() < deadline
+    assert re.search(r"ended \d+\.\d s ago: ", text)
+    assert "no stream is connected" in text
+    assert "\x1b" not in text
+
+
+def status_text(capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["status"]) == 0
+    return capsys.readouterr().out
+
+
+def test_watched_status_goes_on(start: Callable[..., Any]) -> None:
+    start()
+    with subprocess.Popen(
+        [sys.executable, "-m", "openhcs_stream", "status", "--json", "--watch", "0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        rows = [json.loads(watching.stdout.readline())["viewers"] for _ in range(3)]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 130
+    uptimes = [row[0]["status"]["uptime_s"] for row in rows]
+    assert uptimes == sorted(uptimes)
+    assert len(set(uptimes)) == 3
 
 
 def test_status_of_one_that_does_not_answer(

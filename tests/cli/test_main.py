@@ -55,6 +55,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["memory", "--stack", "z,time", "--split", "z"], "z can't be stacked and split at once"),
         (["memory", "--option", "x"], "'x' is no NAME=VALUE"),
         (["memory", "--headl"], "unrecognized arguments: --headl"),
+        (["status", "--watch", "0"], "'0' is no number of seconds"),
+        (["--log-level", "loud", "status"], "invalid choice: 'loud'"),
         (["stop", "one", "--all"], "not allowed with argument"),
         (["screenshot", "picture.jpg"], "no name of a PNG file"),
         (["screenshot", "/nowhere/x.png"], "there is no folder /nowhere"),

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from openhcs_stream.discovery import endpoints, find
-from openhcs_stream.errors import InvalidItem
+from openhcs_stream.errors import InvalidItem, StreamError
 from openhcs_stream.stream import ask, connect
 
 if TYPE_CHECKING:
@@ -127,6 +128,42 @@ def test_modes_and_required_components(start: Callable[..., Any]) -> None:
         (layer,) = stream.request("layers")
     assert layer["split"] == {"well": "A01"}
     assert set(layer["components"]) == {"site", "channel"}
+
+
+def test_no_token_is_in_a_log(start: Callable[..., Any]) -> None:
+    """Of right and wrong tokens, over the address where they matter, with everything logged."""
+    started = start("--port", "0", "--debug", "--log-format", "json")
+    endpoint = find("memory")
+    assert endpoint is not None
+    address = endpoint.addresses[-1]
+    wrong = "0123456789abcdef" * 4
+    assert ask(address, "status", token=endpoint.token)
+    with pytest.raises(StreamError):
+        ask(address, "status", token=wrong)
+    log = "\n".join(ask(endpoint, "log"))
+    started.process.send_signal(signal.SIGTERM)
+    assert started.process.wait(20) == 0
+    told = started.process.stderr.read()
+    assert all(json.loads(line)["event"] for line in told.splitlines())
+    for secret in (endpoint.token, wrong):
+        assert secret not in told
+        assert secret not in log
+
+
+def test_metrics_beside_a_viewer(start: Callable[..., Any], command: Callable[..., Any]) -> None:
+    pytest.importorskip("prometheus_client")
+    started = start("--metrics-port", "0")
+    assert started.process.stderr is not None
+    line = started.process.stderr.readline()
+    address = line[line.index("http://127.0.0.1:") :].strip()
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        text = answer.read().decode()
+    assert 'openhcs_stream_viewer_streams{name="memory",viewer="memory"} 0.0' in text
+    port = address.split(":")[2].partition("/")[0]
+    done = command("memory", "--metrics-port", port)
+    assert done.returncode == 2
+    assert f"metrics can't be served at port {port}" in done.stderr
+    assert [endpoint.pid for endpoint in endpoints()] == [started.pid]
 
 
 def test_detached(command: Callable[..., Any], detached: object) -> None:

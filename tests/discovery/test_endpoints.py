@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from openhcs_stream.discovery import (
     endpoints,
     find,
     publish,
-    runtime_folder,
-    stale_files,
+    sweep,
 )
 from openhcs_stream.errors import UsageError
+from openhcs_stream.runtime import runtime_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +73,10 @@ def holder(name: str, port: int = 1, *flags: str) -> Iterator[subprocess.Popen[s
             yield process
         finally:
             process.kill()
+
+
+def stale_files() -> list[Path]:
+    return [found.path for found in sweep(dry_run=True).removed]
 
 
 def said(process: subprocess.Popen[str]) -> str:
@@ -356,46 +359,6 @@ def test_link_in_the_folder_is_skipped(folder: Path, tmp_path: Path) -> None:
     (folder / "memory-link.json").symlink_to(target)
     assert endpoints() == []
     assert target.exists()
-
-
-@contextlib.contextmanager
-def listening(path: Path) -> Iterator[None]:
-    """A unix socket at `path`, by its short relative name: the whole one may be too long."""
-    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(path.name)
-        sock.listen()
-        yield
-
-
-def test_socket_of_a_killed_viewer_goes_with_its_file(own_runtime_folder: Path) -> None:
-    path = own_runtime_folder / "memory-123-abcdef.ipc"
-    with listening(path):
-        pass
-    publication = publish(make(addresses=(f"ipc://{path}", "ipc:///etc/passwd")))
-    assert endpoints() == [publication.endpoint]
-    assert path.exists()
-    os.close(publication._fd)  # as at this process's death
-    publication._fd = -1
-    assert endpoints() == []
-    assert list(own_runtime_folder.iterdir()) == []
-
-
-def test_old_socket_that_nobody_listens_at_is_cleared(own_runtime_folder: Path) -> None:
-    """Of a viewer that was killed before it was published."""
-    dead, young, alive = (
-        own_runtime_folder / f"memory-{number}-abcdef.ipc" for number in (1, 2, 3)
-    )
-    for path in (dead, young):
-        with listening(path):
-            pass
-    with listening(alive):
-        for path in (dead, alive):
-            os.utime(path, (1.0, 1.0))
-        assert stale_files() == [dead]
-        assert endpoints(clear=False) == []
-        assert dead.exists()
-        assert endpoints() == []
-        assert sorted(own_runtime_folder.iterdir()) == [young, alive]
 
 
 def test_looking_without_clearing_removes_nothing(folder: Path) -> None:

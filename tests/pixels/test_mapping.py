@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import math
 import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openhcs_stream.errors import OutOfSpace, ProtocolViolation
 from openhcs_stream.messages import DTYPES, Part
 from openhcs_stream.pixels import MAX_ARENA_NBYTES, MappedArenas, PixelPool, Slot, _mapping
-from openhcs_stream.pixels._memory import PAGE_NBYTES, create_shared_file
+from openhcs_stream.pixels._memory import PAGE_NBYTES, SIZE_SEALS, create_shared_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+# From <linux/fcntl.h>.
+_F_ADD_SEALS = 1033
+_F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_WRITE = 0x02, 0x04, 0x08
 
 
 def is_open(fd: int) -> bool:
@@ -164,6 +176,147 @@ def test_an_arena_that_could_shrink_under_the_reader(tmp_path: Path) -> None:
     path.write_bytes(bytes(PAGE_NBYTES))
     with pytest.raises(ProtocolViolation, match="without the seals"):
         MappedArenas().add(0, PAGE_NBYTES, os.open(path, os.O_RDONLY))
+
+
+def test_nothing_but_memory_is_mapped(tmp_path: Path) -> None:
+    """A descriptor of any other kind is refused, and closed: no message reads a file."""
+    plain = tmp_path / "plain"
+    plain.write_bytes(bytes(PAGE_NBYTES))
+    socket_end, other_end = socket.socketpair()
+    pipe_end, pipe_other = os.pipe()
+    kinds = {
+        "a file": os.open(plain, os.O_RDWR),
+        "a file without a name": os.open(tmp_path, os.O_RDWR | os.O_TMPFILE),
+        "shared memory with a name": os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE),
+        "a folder": os.open(tmp_path, os.O_RDONLY),
+        "a path": os.open(plain, os.O_PATH),
+        "a socket": socket_end.detach(),
+        "a pipe": pipe_end,
+        "zeros": os.open("/dev/zero", os.O_RDWR),
+        "nothing": os.open("/dev/null", os.O_RDWR),
+        "a terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
+        "this process's memory": os.open("/proc/self/mem", os.O_RDWR),
+        "events": os.eventfd(0),
+        "a process": os.pidfd_open(os.getpid()),
+        "memory without seals": os.memfd_create("test"),
+    }
+    try:
+        for kind, fd in kinds.items():
+            with pytest.raises(ProtocolViolation, match="without the seals"):
+                MappedArenas().add(0, PAGE_NBYTES, fd)
+            assert not is_open(fd), kind
+    finally:
+        other_end.close()
+        os.close(pipe_other)
+
+
+def test_memory_that_is_sealed_against_half_of_it_is_not_mapped() -> None:
+    for seals in (0, _F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_WRITE):
+        fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, PAGE_NBYTES)
+        fcntl.fcntl(fd, _F_ADD_SEALS, seals)
+        with pytest.raises(ProtocolViolation, match="without the seals"):
+            MappedArenas().add(0, PAGE_NBYTES, fd)
+        assert not is_open(fd)
+
+
+def test_huge_pages_are_not_mapped() -> None:
+    """The kernel takes them back from under a reader, who dies of it, whatever the seals say."""
+    try:
+        fd = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+    except OSError as error:
+        pytest.skip(f"this system has no huge pages: {error}")
+    os.ftruncate(fd, 2 << 20)
+    fcntl.fcntl(fd, _F_ADD_SEALS, SIZE_SEALS)
+    with pytest.raises(ProtocolViolation, match="in pages of"):
+        MappedArenas().add(0, PAGE_NBYTES, fd)
+    assert not is_open(fd)
+
+
+#: A reader, and an owner who makes the memory smaller under it. With seals the owner can't.
+SHRINKING = """
+import fcntl, os, sys
+import numpy as np
+from openhcs_stream.pixels._memory import Mapping, PAGE_NBYTES, SIZE_SEALS
+fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+os.ftruncate(fd, PAGE_NBYTES)
+if sys.argv[1] == "sealed":
+    fcntl.fcntl(fd, 1033, SIZE_SEALS)
+reader = np.asarray(Mapping(fd, PAGE_NBYTES, writable=False))
+try:
+    os.ftruncate(fd, 0)
+except PermissionError:
+    print("refused")
+print(reader.sum())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("open", -signal.SIGBUS), ("sealed", 0)], ids=["open", "sealed"]
+)
+def test_what_the_seals_are_for(how: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHRINKING, how],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout.split() == ([] if status else ["refused", "0"])
+
+
+_SIZES = st.integers(-2, 40) | st.integers(0, 1 << 20) | st.sampled_from(
+    [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    offset=_SIZES,
+    nbytes=_SIZES,
+    shape=st.lists(_SIZES, max_size=9),
+    dtype=st.sampled_from([*sorted(DTYPES), ">u2", "O", "", "|O8", "<u2 "]),
+    exact=st.booleans(),
+)
+def test_whatever_is_named_lies_in_the_arena_or_is_refused(
+    offset: int, nbytes: int, shape: list[int], dtype: str, exact: bool
+) -> None:
+    with PixelPool(quota_nbytes=1 << 20) as pool:
+        slot = pool.acquire(3 * PAGE_NBYTES)
+        assert slot is not None
+        arenas = MappedArenas()
+        size = slot.arena.nbytes
+        arenas.add(1, size, os.dup(slot.arena.fd))
+        base = arenas.view(Part(1, 0, size, 1)).__array_interface__["data"][0]
+        if exact and dtype in DTYPES:  # such that sizes match, as by chance they rarely do
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        part = Part(1, offset, nbytes, 1)
+        for look in (lambda: arenas.view(part), lambda: arenas.array(part, shape, dtype)):
+            try:
+                seen = look()
+            except ProtocolViolation:
+                continue
+            assert seen.nbytes == nbytes
+            assert not seen.flags.writeable
+            if nbytes:
+                begin = seen.__array_interface__["data"][0]
+                assert base <= begin == base + offset
+                assert begin + seen.nbytes <= base + size
+                seen.copy()  # every byte can be read
+
+
+def test_how_much_is_mapped_is_known(slot: Slot) -> None:
+    arenas = MappedArenas()
+    for number in range(3):
+        arenas.add(number, slot.arena.nbytes, os.dup(slot.arena.fd))
+    assert arenas.nbytes == 3 * slot.arena.nbytes
+    arenas.retire(1)
+    arenas.retire(1)
+    assert arenas.nbytes == 2 * slot.arena.nbytes
+    arenas.close()
+    assert arenas.nbytes == 0
 
 
 def test_a_system_that_will_not_map(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,6 @@ from openhcs_stream.pixels._memory import (
     Mapping,
     create_shared_file,
     fault_in,
-    memory_limit_nbytes,
     private_memory,
     seal,
     seals_of,
@@ -225,33 +224,3 @@ def test_private_memory_is_page_aligned(monkeypatch: pytest.MonkeyPatch) -> None
     fault_in(memory, -1, 0)
     with pytest.raises(OutOfSpace, match="has no"):
         private_memory(1 << 60)
-
-
-def test_the_machine_is_the_limit_without_control_groups(tmp_path: Path) -> None:
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert memory_limit_nbytes(tmp_path / "none", tmp_path) == machine
-    assert 0 < memory_limit_nbytes() <= machine
-
-
-@pytest.mark.parametrize(
-    ("line", "file", "limit"),
-    [
-        ("0::/work/here", "work/memory.max", 1 << 20),
-        ("0::/work/here", "memory.max", 1 << 21),
-        ("0::/work/here", "work/here/memory.max", "max"),
-        ("4:memory:/work", "memory/work/memory.limit_in_bytes", 1 << 22),
-        ("4:cpu,memory:/elsewhere", "memory/memory.limit_in_bytes", 1 << 23),
-        ("4:cpu:/work", "cpu/work/memory.limit_in_bytes", "ignored"),
-    ],
-    ids=["parent", "top", "max", "v1", "v1-container", "v1-other"],
-)
-def test_control_groups_limit_memory(
-    tmp_path: Path, line: str, file: str, limit: int | str
-) -> None:
-    (tmp_path / "groups").write_text(line + "\n")
-    path = tmp_path / "fs" / file
-    path.parent.mkdir(parents=True)
-    path.write_text(f"{limit}\n")
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    expected = limit if isinstance(limit, int) else machine
-    assert memory_limit_nbytes(tmp_path / "groups", tmp_path / "fs") == expected

@@ -284,8 +284,11 @@ def test_a_greeting_that_can_not_be_taken_is_refused(error: StreamError) -> None
 
 def test_who_is_gone_is_told_nothing() -> None:
     assert run(session(), [FAR, lost(GONE)]) == [Ended(GONE)]
+
+
+def test_who_can_not_be_served_any_more_is_told_why() -> None:
     full = OutOfSpace("no memory.")
-    assert run(session(), [FAR, lost(full)]) == [Ended(full)]
+    assert run(session(), [FAR, lost(full)]) == [SendControl(Bye("no memory.")), Ended(full)]
 
 
 # --- reports ------------------------------------------------------------------------------------

@@ -78,6 +78,11 @@ def test_openhcs_objects() -> None:
     assert point == Roi.points([(3, 4)], name="7")
 
 
+def test_an_ellipse_of_openhcs_names_its_centre_in_two_ways() -> None:
+    ellipse = SimpleNamespace(center_y=5, center_x=6, radius_y=2, radius_x=3)
+    assert coerce([SimpleNamespace(shapes=[ellipse])]) == [Roi.oval(3.5, 3.5, 7.5, 9.5)]
+
+
 def test_openhcs_objects_without_a_label() -> None:
     shapes = [SimpleNamespace(y=3, x=4)]
     for metadata in (None, {}, {"label": None}):

@@ -11,7 +11,7 @@ import pytest
 
 from openhcs_stream.messages import LayerSpec, PlaceValue
 from openhcs_stream.viewer._placement import place
-from openhcs_stream.viewer._scene import Arrival, Axis, LayerKey, Scene
+from openhcs_stream.viewer._scene import Arrival, Axis, LayerKey, Scene, SceneLayer
 
 
 def spec(name: str = "raw", axes: str = "YX", **fields: Any) -> LayerSpec:
@@ -198,6 +198,21 @@ def test_clear() -> None:
     assert scene.axes == ()
     assert scene.layers == {}
     assert scene.commit([image(1, z=1)]).axes_changed
+
+
+def test_a_layer_that_a_person_began() -> None:
+    scene = Scene()
+    scene.commit([image(1, z=1)])
+    drawn = SceneLayer.apart(LayerSpec("rois", "drawn", "", components=("z",)))
+    drawn.items[(2,)] = []
+    assert drawn.title == "drawn"
+    scene.add(drawn)
+    assert scene.layers[drawn.key] is drawn
+    assert scene.axes == (Axis("z", (1, 2)),)
+    scene.add(SceneLayer.apart(drawn.spec))  # there is one of its name
+    assert scene.layers[drawn.key] is drawn
+    scene.remove(drawn.key)
+    assert scene.axes == (Axis("z", (1,)),)
 
 
 def test_a_thousand_arrivals_take_milliseconds() -> None:

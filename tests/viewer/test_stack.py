@@ -270,11 +270,62 @@ def test_grey_and_rgb_do_not_mix() -> None:
     assert PlaneStack(World(), ()).refusal(np.zeros((2, 2, 3), np.uint8)) == ""
 
 
-def test_painting_writes_into_the_kept_plane() -> None:
-    plane = np.zeros((2, 2), np.int32)
-    stack = flat_stack(plane, np.zeros((2, 2), np.int32))
+def test_painting_leaves_what_arrived_alone() -> None:
+    """Its memory may be written to by the next image of that place, at any moment."""
+    arrived = np.zeros((2, 2), np.int32)
+    stack = flat_stack(arrived, np.zeros((2, 2), np.int32))
     stack[np.array([0, 0]), np.array([0, 1]), np.array([1, 1])] = 5
-    assert plane.tolist() == [[0, 5], [0, 5]]
+    assert not arrived.any()
+    painted = stack.planes[(0,)]
+    assert painted.tolist() == [[0, 5], [0, 5]]
+    stack[0, 0, 0] = 6
+    assert stack.planes[(0,)] is painted
+    assert painted.tolist() == [[6, 5], [0, 5]]
+    stack.put((0,), arrived)
+    stack[0, 0, 0] = 7
+    assert painted[0, 0] == 6
+    assert not arrived.any()
+    assert stack.nbytes == 32
+
+
+def test_writing_tells_what_was_there_before() -> None:
+    stack = flat_stack(np.full((2, 3), 1, np.int32), np.full((2, 3), 2, np.int32))
+    patches = stack.write((slice(0, 2), slice(0, 1), slice(1, 3)), 9)
+    assert [patch.coords for patch in patches] == [(0,), (1,)]
+    assert [patch.before.tolist() for patch in patches] == [[[1, 1]], [[2, 2]]]
+    for patch in patches:
+        assert patch.plane is stack.planes[patch.coords]
+        assert patch.plane[patch.region].tolist() == [[9, 9]]
+        patch.plane[patch.region] = patch.before
+    assert np.asarray(stack).tolist() == [[[1] * 3] * 2, [[2] * 3] * 2]
+    assert stack.write((0, slice(0, 0)), 9) == []
+
+
+def test_a_repeated_layer_takes_what_is_painted_in_any_repetition() -> None:
+    dense, stack = dense_and_stack(missing=False)
+    was = stack.planes[("A1", 1)].copy()
+    block = np.array(stack[0:1, :, 0:1])
+    block[0, 1, 0, 2, 3] = 1000  # a brush of three dimensions that touches one channel only
+    patches = stack.write((slice(0, 1), slice(0, 2), slice(0, 1)), block)
+    assert len(patches) == 1
+    was[2, 3] = 1000
+    np.testing.assert_array_equal(stack.planes[("A1", 1)], was)
+    assert dense.shape == stack.shape
+
+
+def test_a_small_plane_stays_small_until_something_is_painted_beside_it() -> None:
+    stack = flat_stack(np.ones((2, 2), np.uint8), np.ones((3, 4), np.uint16))
+    (patch,) = stack.write((slice(0, 1), slice(1, 3), slice(1, 4)), [[[7, 0, 0], [0, 0, 0]]])
+    assert patch.before.tolist() == [[1]]
+    assert stack.planes[(0,)].tolist() == [[1, 1], [1, 7]]
+    assert stack.planes[(0,)].dtype == np.uint8
+    stack[0, 2, 3] = 5
+    assert stack.planes[(0,)].tolist() == [[1, 1, 0, 0], [1, 7, 0, 0], [0, 0, 0, 5]]
+    assert stack.planes[(0,)].dtype == np.uint8
+    stack[0, 0, 0] = 300
+    assert stack.planes[(0,)].dtype == np.uint16
+    assert stack.planes[(0,)][0, 0] == 300
+    assert stack.nbytes == 2 * 24
 
 
 def test_painting_where_nothing_is_makes_a_plane() -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from openhcs_stream.discovery import runtime_folder
 from openhcs_stream.errors import UsageError
+from openhcs_stream.runtime import runtime_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["is_at", "try_exclusive", "try_shared", "unlock"]
+__all__ = ["is_at", "locked_folder", "try_exclusive", "try_shared", "unlock"]
+
+_LOOK_EVERY_S = 0.002
 
 
 def try_exclusive(fd: int) -> bool:
@@ -34,6 +40,29 @@ def is_at(fd: int, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(at_path, os.fstat(fd))
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, patience_s: float) -> Iterator[None]:
+    """Hold a folder, so that no two of us give and take its names at one time.
+
+    The lock is on the folder itself: it leaves no file.
+
+    Raises
+    ------
+    OSError
+        The folder is not there, or others held it for `patience_s` seconds.
+    """
+    deadline = time.monotonic() + patience_s
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not try_exclusive(fd):
+            if time.monotonic() >= deadline:
+                raise OSError(errno.EAGAIN, f"the folder {folder} stays locked by others")
+            time.sleep(_LOOK_EVERY_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _try(fd: int, how: int) -> bool:
