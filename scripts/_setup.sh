@@ -27,6 +27,8 @@ fedora_libraries=(
     libxkbcommon-x11 xcb-util-cursor xcb-util-wm xcb-util-keysyms libxcb
     libX11 libXext libXi libXrender libXtst dejavu-sans-fonts
 )
+# Programs that a script needs besides; it adds to these before `set_up`. One name for both systems.
+tools=()
 
 say() { printf '==> %s\n' "$*" >&2; }
 
@@ -159,7 +161,7 @@ install_system_packages() {
 }
 
 missing_on_debian() {
-    local package wanted=("${debian_libraries[@]}") installed
+    local package wanted=("${debian_libraries[@]}" "${tools[@]}") installed
     has_display || wanted+=(xvfb xauth)
     is_installed || find_python >/dev/null || wanted+=(python3 python3-venv)
     installed=" $(dpkg-query --show --showformat '${db:Status-Status}:${Package} ' \
@@ -171,7 +173,7 @@ missing_on_debian() {
 }
 
 missing_on_fedora() {
-    local package wanted=("${fedora_libraries[@]}")
+    local package wanted=("${fedora_libraries[@]}" "${tools[@]}")
     has_display || wanted+=(xorg-x11-server-Xvfb xorg-x11-xauth)
     is_installed || find_python >/dev/null || wanted+=(python3 python3-pip)
     for package in "${wanted[@]}"; do

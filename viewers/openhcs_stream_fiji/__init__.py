@@ -5,6 +5,7 @@ Nothing heavy is imported here: Java comes in when a viewer is made.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     VIEWER: ViewerInfo
 
 __all__ = ["VIEWER", "FijiViewer", "create"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until asked for
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +30,7 @@ def __getattr__(name: str) -> Any:
                 summary="show everything in ImageJ's windows and ROI Manager, or in your own Fiji",
                 extra="fiji",
                 factory="openhcs_stream_fiji._create:create",
+                checks="openhcs_stream_fiji._checks:checks",
             )
         case "FijiViewer":
             from openhcs_stream_fiji._viewer import FijiViewer

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from openhcs_stream.viewer import channel_colormap
+from openhcs_stream_fiji._extent import Extent
 from openhcs_stream_fiji._looks import label_lut, lut
 from openhcs_stream_fiji._pixels import form_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from openhcs_stream.messages import LayerSpec, Mode
+    from openhcs_stream.messages import LayerSpec
     from openhcs_stream.viewer import Coords, SceneLayer
+    from openhcs_stream_fiji._extent import Position
     from openhcs_stream_fiji._java import Java
     from openhcs_stream_fiji._pixels import Form, JavaPlanes, Keeper
 
     PlaceValue = int | str
 
-__all__ = ["Extent", "Hyperstack", "Position"]
-
-#: Channel, slice and frame, counted from 1, as ImageJ counts.
-Position = tuple[int, int, int]
+__all__ = ["Hyperstack"]
 
 #: Per cent of pixels that may be saturated: ImageJ's own default (Process > Enhance Contrast).
 SATURATED: Final = 0.35
@@ -37,132 +36,6 @@ _MOST_LOOKED_AT: Final = 8
 _MOST_TOLD: Final = 500
 
 _COMPOSITE: Final = 1
-_DIMENSION_OF_MODE: Final[Mapping[Mode, str]] = {"channel": "C", "slice": "Z", "frame": "T"}
-
-
-class Extent:
-    """Which of ImageJ's three dimensions each component is, and its values so far.
-
-    Several components in one dimension follow each other as digits do: the first is the slowest.
-    A component that is stacked is a frame, and z a slice.
-
-    Attributes
-    ----------
-    components : tuple of str
-    values : dict of str to tuple
-        Of each component, in order.
-    """
-
-    def __init__(
-        self, components: tuple[str, ...], modes: Mapping[str, Mode], *, has_channels: bool = True
-    ) -> None:
-        self.components = components
-        self._dimensions: dict[str, str] = {}
-        for component in components:
-            default: Mode = "channel" if component == "channel" else "stack"
-            mode = modes.get(component, default)
-            found = _DIMENSION_OF_MODE.get(mode) or ("Z" if component == "z" else "T")
-            self._dimensions[component] = "T" if found == "C" and not has_channels else found
-        self._members = {
-            dimension: tuple(c for c in components if self._dimensions[c] == dimension)
-            for dimension in "CZT"
-        }
-        self.values: dict[str, tuple[PlaceValue, ...]] = dict.fromkeys(components, ())
-        self._ranks: dict[str, dict[PlaceValue, int]] = {c: {} for c in components}
-        self._offsets: list[dict[PlaceValue, int]] | None = None
-
-    def copy(self) -> Extent:
-        """As it is now; it may grow without this one."""
-        copied = Extent.__new__(Extent)
-        copied.__dict__.update(self.__dict__, values=dict(self.values), _ranks=dict(self._ranks))
-        return copied
-
-    def grow(self, places: Iterable[Coords], axes: Mapping[str, Sequence[PlaceValue]]) -> bool:
-        """Take in new places; whether there is a new value. `axes` has all values in order."""
-        found: dict[str, set[PlaceValue]] = {}
-        for coords in places:
-            for component, value in zip(self.components, coords, strict=True):
-                if value not in self._ranks[component]:
-                    found.setdefault(component, set()).add(value)
-        for component, new in found.items():
-            new.update(self.values[component])
-            values = self.values[component] = tuple(v for v in axes[component] if v in new)
-            self._ranks[component] = {value: rank for rank, value in enumerate(values)}
-        if found:
-            self._offsets = None
-        return bool(found)
-
-    def members(self, dimension: str) -> tuple[str, ...]:
-        """The components of one dimension."""
-        return self._members[dimension]
-
-    @property
-    def shape(self) -> Position:
-        """Numbers of channels, slices and frames."""
-        channels, slices, frames = (
-            math.prod(len(self.values[component]) for component in self._members[dimension])
-            for dimension in "CZT"
-        )
-        return channels, slices, frames
-
-    def position(self, coords: Coords) -> Position:
-        """Where a place is."""
-        at = dict(zip(self.components, coords, strict=True))
-        channel, z, t = (self._number(dimension, at) for dimension in "CZT")
-        return channel + 1, z + 1, t + 1
-
-    def _number(self, dimension: str, at: Mapping[str, PlaceValue]) -> int:
-        number = 0
-        for component in self._members[dimension]:
-            ranks = self._ranks[component]
-            number = number * len(ranks) + ranks[at[component]]
-        return number
-
-    def place(self, position: Position) -> dict[str, PlaceValue]:
-        """The values at a position: {component: value}."""
-        at: dict[str, PlaceValue] = {}
-        for dimension, number in zip("CZT", position, strict=True):
-            rest = number - 1
-            for component in reversed(self._members[dimension]):
-                rest, digit = divmod(rest, len(self.values[component]))
-                at[component] = self.values[component][digit]
-        return at
-
-    def positions(self, at: Mapping[str, PlaceValue]) -> list[Position]:
-        """Where something at these values belongs: 0 in a dimension of which it says nothing.
-
-        It may lack components; where it lacks one of several that share a dimension, it belongs to
-        all of that one's values. Empty: a value of it is not here (yet).
-        """
-        numbers: list[list[int]] = []
-        for dimension in "CZT":
-            members = self._members[dimension]
-            if not any(component in at for component in members):
-                numbers.append([0])
-                continue
-            if any(c in at and at[c] not in self._ranks[c] for c in members):
-                return []
-            choices = [(at[c],) if c in at else self.values[c] for c in members]
-            numbers.append(
-                [
-                    1 + self._number(dimension, dict(zip(members, picks, strict=True)))
-                    for picks in product(*choices)
-                ]
-            )
-        return [(c, z, t) for t in numbers[2] for z in numbers[1] for c in numbers[0]]
-
-    def slot(self, coords: Coords) -> int:
-        """The number of a place's slice in the stack, from 0: channels are the fastest."""
-        if self._offsets is None:
-            offsets: dict[str, dict[PlaceValue, int]] = {}
-            step = 1
-            for dimension in "CZT":
-                for component in reversed(self._members[dimension]):
-                    ranks = self._ranks[component]
-                    offsets[component] = {value: rank * step for value, rank in ranks.items()}
-                    step *= len(ranks)
-            self._offsets = [offsets[component] for component in self.components]
-        return sum([offset[value] for offset, value in zip(self._offsets, coords, strict=True)])
 
 
 class Hyperstack:
@@ -204,6 +77,13 @@ class Hyperstack:
         self._channel_names: list[tuple[PlaceValue, ...]] = []
         self._colormaps: dict[tuple[PlaceValue, ...], str] = {}
         self._highest_label = 255.0
+        #: What a person may paint over: each plane, and its pixels as they were.
+        self.paintable: dict[Coords, tuple[JavaPlanes, Any]] = {}
+
+    @property
+    def can_be_painted(self) -> bool:
+        """Whether what a person paints is looked for: in the windows of label images."""
+        return self._windows is not None and self.layer.kind == "labels"
 
     @property
     def is_open(self) -> bool:
@@ -265,8 +145,12 @@ class Hyperstack:
         plane: JavaPlanes = self.layer.stack.planes[coords]
         assert self._form is not None
         if plane.form == self._form:
-            return plane.array
-        return self._keeper.convert(np.asarray(plane), self._form)
+            array = plane.array
+        else:
+            array = self._keeper.convert(np.asarray(plane), self._form)
+        if self.can_be_painted:
+            self.paintable[coords] = (plane, array.clone())
+        return array
 
     def _rebuild(self, form: Form, before: Extent, places: Sequence[Coords]) -> None:
         """Arrange the same arrays anew: no pixel is copied, unless size or type changed."""
@@ -341,6 +225,62 @@ class Hyperstack:
                 imp, self.extent.shape, resized=was_shape != (imp.getWidth(), imp.getHeight())
             )
         imp.setPosition(*(max(1, number) for number in position))
+
+    # --- what a person painted ------------------------------------------------------------------
+
+    @property
+    def form(self) -> Form:
+        """Of all planes in ImageJ."""
+        assert self._form is not None
+        return self._form
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether the planes are where they were put: nobody has cropped or converted the image."""
+        imp, form = self.imp, self.form
+        return (
+            int(imp.getWidth()), int(imp.getHeight()), int(imp.getBitDepth()),
+            int(imp.getStackSize()),
+        ) == (form.width, form.height, 8 * form.itemsize, math.prod(self.extent.shape))  # fmt: skip
+
+    def array_at(self, coords: Coords) -> Any:
+        """The Java array that is shown at a place."""
+        return self.array_of(self._slots[coords])
+
+    def array_of(self, slot: int) -> Any:
+        """The Java array of a slice, counted from 0."""
+        if slot + 1 == int(self.imp.getCurrentSlice()):
+            return self.imp.getProcessor().getPixels()
+        return self.imp.getStack().getPixels(slot + 1)
+
+    def empty_place(self, slot: int) -> Coords | None:
+        """The place of a slice where nothing has arrived; None where something has."""
+        if slot in self._slots.values():
+            return None
+        position = tuple(int(n) for n in self.imp.convertIndexToPosition(slot + 1))
+        at = self.extent.place((position[0], position[1], position[2]))
+        return tuple(at[component] for component in self.layer.components)
+
+    @property
+    def blank(self) -> Any:
+        """What is shown where nothing has arrived: one array for all such places."""
+        return self._blank
+
+    def fill_blank(self, coords: Coords, plane: JavaPlanes) -> None:
+        """Put a plane where nothing had arrived: the blank one, which a person painted on."""
+        slot = self._slots[coords] = self.extent.slot(coords)
+        self._blank = self._keeper.blank(self.form)
+        native = self.imp.getStack()
+        filled = set(self._slots.values())
+        for number in range(math.prod(self.extent.shape)):
+            if number not in filled:
+                native.setPixels(self._blank, number + 1)
+        native.setSliceLabel(self._label(coords), slot + 1)
+        self.paintable[coords] = (plane, plane.array.clone())
+
+    def redraw(self) -> None:
+        """Draw the slice that is shown."""
+        self.imp.updateAndDraw()
 
     # --- looks --------------------------------------------------------------------------------
 
@@ -476,8 +416,12 @@ class Hyperstack:
     def _label(self, coords: Coords) -> str:
         """A slice's label: its place on the first line, all that is known of it below."""
         at = dict(zip(self.layer.components, coords, strict=True))
-        words = [str(v) if isinstance(v, str) else f"{c} {v}" for c, v in at.items()]
         facts = {**at, **self.layer.infos.get(coords, {})}
+        words = []
+        for component, value in at.items():
+            word = value if isinstance(value, str) else f"{component} {value}"
+            name = facts.get(f"{component} name")
+            words.append(word if name is None else f"{word} ({name})")
         lines = [f"{key}: {value}" for key, value in facts.items()]
         label = "\n".join([", ".join(words) or self.layer.key.name, *lines])
         return label
@@ -544,6 +488,7 @@ class Hyperstack:
 
     def close(self) -> None:
         """Close the window and forget the pixels."""
+        self.paintable.clear()
         imp, self.imp = self.imp, None
         self._window = None
         if imp is not None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from openhcs_stream.errors import UsageError
+from openhcs_stream.runtime import temporary_folder
 
-__all__ = ["IMAGEJ_VERSION", "imagej_jar"]
+__all__ = ["IMAGEJ_VERSION", "found_jar", "imagej_jar", "is_fetchable"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,14 +26,27 @@ VARIABLE = "OPENHCS_STREAM_IMAGEJ_JAR"
 def imagej_jar() -> Path:
     """Find ImageJ's jar, or fetch it.
 
-    It is looked for where ``OPENHCS_STREAM_IMAGEJ_JAR`` says, in this environment, in the user's
-    cache and in Maven's own; fetched ones go into the environment where it is a virtual one, so
-    that they live and go with it.
+    Fetched ones go into the environment where it is a virtual one, so that they live and go with
+    it.
 
     Raises
     ------
     UsageError
         It is nowhere, and can't be fetched.
+    """
+    return found_jar() or _fetch(_folders())
+
+
+def found_jar() -> Path | None:
+    """ImageJ's jar, where it is on this machine already.
+
+    It is looked for where ``OPENHCS_STREAM_IMAGEJ_JAR`` says, in this environment, in the user's
+    cache and in Maven's own.
+
+    Raises
+    ------
+    UsageError
+        The variable names no file.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -44,12 +57,13 @@ def imagej_jar() -> Path:
                 cure="Name ImageJ's jar (ij.jar), or unset it and have it fetched.",
             )
         return path
-    folders = [folder for folder in (_environment(), _user_cache()) if folder is not None]
     maven = Path(os.environ.get("M2_REPO") or Path.home() / ".m2" / "repository")
-    for path in (*(folder / _NAME for folder in folders), maven / _maven_path()):
-        if path.is_file():
-            return path
-    return _fetch(folders)
+    candidates = [*(folder / _NAME for folder in _folders()), maven / _maven_path()]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _folders() -> list[Path]:
+    return [folder for folder in (_environment(), _user_cache()) if folder is not None]
 
 
 def _environment() -> Path | None:
@@ -86,12 +100,10 @@ def _fetch(folders: list[Path]) -> Path:
         ) from error
     _log.info("fetching ImageJ %s from Maven Central, once", IMAGEJ_VERSION)
     # In a folder of its own and moved when it is whole: others may start at the same time.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
+    with temporary_folder(folder) as temporary:
         # Maven Central alone: the repository that jgo's relatives ask first is not everywhere
         # reached, and waiting for it takes minutes.
-        maven: Any = MavenContext(
-            repo_cache=Path(temporary), remote_repos={"central": MAVEN_CENTRAL_URL}
-        )
+        maven: Any = MavenContext(repo_cache=temporary, remote_repos={"central": MAVEN_CENTRAL_URL})
         try:
             project = maven.project(_GROUP, _ARTIFACT)
             fetched = Path(project.at_version(IMAGEJ_VERSION).artifact().resolve())
@@ -104,6 +116,23 @@ def _fetch(folders: list[Path]) -> Path:
         target = folder / _NAME
         fetched.replace(target)
     return target
+
+
+def is_fetchable(timeout_s: float) -> bool:
+    """Whether Maven Central answers, through whatever proxy the environment names."""
+    import urllib.request
+
+    try:
+        from jgo.constants import MAVEN_CENTRAL_URL
+    except ImportError:
+        return False
+    address = f"{MAVEN_CENTRAL_URL.rstrip('/')}/{_maven_path()}"
+    try:
+        asked = urllib.request.Request(address, method="HEAD")
+        with urllib.request.urlopen(asked, timeout=timeout_s):
+            return True
+    except (OSError, ValueError):  # URLError is an OSError
+        return False
 
 
 def _is_writable(folder: Path) -> bool:

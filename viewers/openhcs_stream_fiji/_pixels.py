@@ -57,8 +57,17 @@ class Form:
         return self.height * self.width
 
     @property
+    def itemsize(self) -> int:
+        return _OF_JAVA[self.java].itemsize
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What numpy has for it."""
+        return _OF_JAVA[self.java]
+
+    @property
     def nbytes(self) -> int:
-        return self.size * _OF_JAVA[self.java].itemsize
+        return self.size * self.itemsize
 
 
 def form_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Form:
@@ -90,7 +99,7 @@ class JavaPlanes:
         Of the item; Java's arrays may be of another that holds the same values.
     """
 
-    __slots__ = ("_keeper", "arrays", "dtype", "form", "leading", "plane_shape")
+    __slots__ = ("__weakref__", "_keeper", "arrays", "dtype", "form", "leading", "plane_shape")
 
     def __init__(
         self,
@@ -221,6 +230,14 @@ class Keeper:
         self._fill(array, plane, form)
         return array
 
+    def write(self, array: Any, plane: npt.NDArray[Any], form: Form) -> None:
+        """Copy a plane of the form's size into its Java array."""
+        self._fill(array, plane, form)
+
+    def plane(self, array: Any, dtype: np.dtype[Any], form: Form) -> JavaPlanes:
+        """One plane of values of `dtype`, in a Java array that holds them already."""
+        return JavaPlanes(self, [array], (), (form.height, form.width), dtype, form)
+
     def blank(self, form: Form) -> Any:
         """A new Java array of zeros: black."""
         try:
@@ -260,8 +277,8 @@ class Keeper:
         if java == "int":
             self._copy(array, _packed(plane), java)
         elif plane.dtype.kind == "b":
-            # ImageJ's masks are 0 and 255.
-            self._copy(array, np.multiply(plane, 255, dtype=np.uint8, casting="unsafe"), java)
+            # ImageJ's masks are 0 and 255, also among planes of wider types.
+            self._copy(array, np.multiply(plane, 255, dtype=_OF_JAVA[java], casting="unsafe"), java)
         elif plane.dtype == _OF_JAVA[java]:
             self._copy(array, np.ascontiguousarray(plane), java)
         else:

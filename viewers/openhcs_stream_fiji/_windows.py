@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from openhcs_stream_fiji._hyperstack import Position
+    from openhcs_stream_fiji._extent import Position
     from openhcs_stream_fiji._java import Java
     from openhcs_stream_fiji._pixels import Keeper
 

@@ -5,6 +5,7 @@ Nothing heavy is imported here: napari and Qt come in when a viewer is made.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     VIEWER: ViewerInfo
 
 __all__ = ["VIEWER", "NapariModelViewer", "NapariWindowViewer", "create"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until asked for
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
-    from openhcs_stream.viewer import PlaneStack
+    from openhcs_stream.viewer import Patch, PlaneStack
 
 __all__ = ["LayerArray"]
 
@@ -29,6 +31,9 @@ class LayerArray:
         The scene's stack of this layer; read at each access, never copied.
     stride : int
         Every how many pixels of Y and X are seen: a level of a pyramid.
+    on_write : callable, optional
+        Makes the array one that can be painted in; it is told what each writing replaced. What is
+        read is a copy then: napari paints into what it has read before it writes that back.
 
     Notes
     -----
@@ -36,11 +41,21 @@ class LayerArray:
     napari's textures have neither.
     """
 
-    __slots__ = ("_behind", "_behind_dtype", "_cast", "_stack", "_stride", "dtype", "rgb", "shape")
+    __slots__ = (
+        "_behind", "_behind_dtype", "_cast", "_on_write", "_stack", "_stride", "dtype", "rgb",
+        "shape",
+    )  # fmt: skip
 
-    def __init__(self, stack: PlaneStack, *, stride: int = 1) -> None:
+    def __init__(
+        self,
+        stack: PlaneStack,
+        *,
+        stride: int = 1,
+        on_write: Callable[[list[Patch]], None] | None = None,
+    ) -> None:
         self._stack = stack
         self._stride = stride
+        self._on_write = on_write
         self._behind_dtype: np.dtype[Any] = stack.dtype
         self.rgb: bool = bool(stack.rgb)
         casts: dict[str, np.dtype[Any]] = {"|b1": np.dtype(np.uint8), "<f2": np.dtype(np.float32)}
@@ -101,11 +116,15 @@ class LayerArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+    def _fits(self) -> bool:
+        """Whether an index that was meant for this array means the same in the stack."""
         now = tuple(self._stack.shape)
-        if len(now) != len(self._behind) or any(
-            new < old for new, old in zip(now, self._behind, strict=True)
-        ):
+        return len(now) == len(self._behind) and all(
+            new >= old for new, old in zip(now, self._behind, strict=True)
+        )
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        if not self._fits():
             nothing: npt.NDArray[Any] = np.broadcast_to(np.zeros((), self.dtype), self.shape)
             return np.asarray(nothing[key])
         if self._stride == 1:
@@ -117,7 +136,15 @@ class LayerArray:
             step = (slice(None, None, self._stride),) * 2
             tail = (slice(None),) if self.rgb else ()
             found = planes[(..., *step, *tail)][(..., *spatial)]
-        return found if self._cast is None else found.astype(self._cast)
+        if self._cast is not None:
+            return found.astype(self._cast)
+        return found if self._on_write is None else found.copy()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self._on_write is None:
+            raise TypeError("this array is shown only: nothing can be written to it.")
+        if self._fits():  # else what was meant is not there any more
+            self._on_write(self._stack.write(key, value))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         found = self[(slice(None),) * self.ndim]

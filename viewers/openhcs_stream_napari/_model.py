@@ -10,24 +10,31 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from openhcs_stream.errors import UsageError
-from openhcs_stream.viewer import Viewer
-from openhcs_stream_napari._layers import View, make
+from openhcs_stream_napari._corrections import Corrections
+from openhcs_stream_napari._hand import Hand
+from openhcs_stream_napari._layers import make
+from openhcs_stream_napari._shown import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from openhcs_stream.messages import Mode, PlaceValue
-    from openhcs_stream.viewer import Axis, Coords, LayerKey, SceneLayer
-    from openhcs_stream_napari._layers import Shown
+    from openhcs_stream.viewer import (
+        Axis,
+        Coords,
+        LayerKey,
+        SceneLayer,
+    )
+    from openhcs_stream_napari._shown import Shown
 
 __all__ = ["NapariModelViewer"]
 
 _log = logging.getLogger(__name__)
 
 
-class NapariModelViewer(Viewer):
+class NapariModelViewer(Corrections):
     """napari without a window: layers, sliders and camera are there, pixels on a screen are not.
 
     Parameters
@@ -48,8 +55,11 @@ class NapariModelViewer(Viewer):
             model = ViewerModel(title=title)
         #: The `napari.components.ViewerModel` (or `napari.Viewer`) that is shown in.
         self.model: Any = model
-        self._view = View()
+        self._hand = Hand(self._before_press)
+        self._view = View(self._hand, self._report, self.tell, model.layers, self._window)
         self._shown: dict[LayerKey, Shown] = {}
+        self._value_names: dict[str, dict[str, str]] = {}
+        self._edited = {}
         self._busy = 0
         self._closed = False
         self._stopping = threading.Event()
@@ -66,12 +76,14 @@ class NapariModelViewer(Viewer):
         model.dims.events.order.connect(self._on_moved, position="last")
         model.layers.events.inserted.connect(self._on_layers, position="last")
         model.layers.events.removed.connect(self._on_layers, position="last")
+        model.mouse_drag_callbacks.append(self._hand.on_drag)
 
     # --- the life-cycle -----------------------------------------------------------------------
 
     def run(self, tick: Callable[[], None], interval_s: float) -> None:
         while not self._stopping.is_set():
             tick()
+            self.settle()
             self._wake.wait(interval_s)
             self._wake.clear()
 
@@ -86,7 +98,9 @@ class NapariModelViewer(Viewer):
         """Let go of the model: it stays as it is and is not followed any more. Idempotent."""
         if self._closed:
             return
+        self.finish_drawing()
         self._closed = True
+        self.model.mouse_drag_callbacks.remove(self._hand.on_drag)
         dims, layers = self.model.dims.events, self.model.layers.events
         for emitter in (dims.current_step, dims.ndisplay, dims.order):
             emitter.disconnect(self._on_moved)
@@ -95,6 +109,10 @@ class NapariModelViewer(Viewer):
         self._shown.clear()
 
     # --- showing ------------------------------------------------------------------------------
+
+    def name_values(self, names: Mapping[str, Mapping[str, str]]) -> None:
+        for component, values in names.items():
+            self._value_names.setdefault(component, {}).update(values)
 
     def set_axes(self, axes: tuple[Axis, ...]) -> None:
         with self._quiet():
@@ -125,6 +143,7 @@ class NapariModelViewer(Viewer):
             self._learn_z_step(layer)
             shown = self._shown.get(layer.key)
             if shown is not None and shown.native not in self.model.layers:
+                shown.leave()
                 del self._shown[layer.key]  # a person took it away; new data brings it back
                 shown = None
             if shown is None:
@@ -137,12 +156,26 @@ class NapariModelViewer(Viewer):
 
     def remove_layer(self, layer: SceneLayer) -> None:
         shown = self._shown.pop(layer.key, None)
+        for edited in [each for each in self._edited if each[0] == layer.key]:
+            del self._edited[edited]
+        if shown is not None:
+            self._hand.forget(shown)
+            with self._quiet():
+                shown.leave()
         if shown is not None and shown.native in self.model.layers:
             with self._quiet():
                 self.model.layers.remove(shown.native)
                 if not self._shown and self._anchor in self.model.layers:
                     self.model.layers.remove(self._anchor)
             self._after_removal()
+
+    def places_gone(self, layer: SceneLayer, gone: Sequence[Coords]) -> None:
+        shown = self._shown.get(layer.key)
+        if shown is not None:
+            with self._quiet():
+                shown.gone(gone)
+        # napari asks the stack for what it draws: it only has to draw again.
+        self.show_layer(layer, ())
 
     def screenshot(self) -> npt.NDArray[np.uint8]:
         raise UsageError(
@@ -156,7 +189,17 @@ class NapariModelViewer(Viewer):
 
         return {"napari": version("napari"), "window": False, "place": dict(self._view.here)}
 
-    # --- for tests, edits and the widget ------------------------------------------------------
+    # --- for corrections ------------------------------------------------------------------------
+
+    def _window(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """What part of the world is on the canvas: (top, left), (bottom, right)."""
+        camera = self.model.scene.camera
+        height, width = self.model.canvas.size
+        y, x = camera.center[-2:]
+        half_y, half_x = height / camera.zoom / 2, width / camera.zoom / 2
+        return (y - half_y, x - half_x), (y + half_y, x + half_x)
+
+    # --- for tests and the widget -------------------------------------------------------------
 
     def native_layer(self, layer: SceneLayer) -> Any:
         """The napari layer that shows `layer`, or None where there is none (any more)."""
@@ -205,6 +248,7 @@ class NapariModelViewer(Viewer):
         if chosen is not None:  # a new layer must not take a person's tool out of their hand
             layers.selection.active = chosen
         self._shown[layer.key] = shown
+        shown.entered()
         self._sync_sliders()
         wanted = "image" if raster else "list"
         if self._fitted not in ("owner", "image", wanted):
@@ -337,7 +381,8 @@ class NapariModelViewer(Viewer):
             self._anchor.scale = self._view.scale(())
 
     def _our_ids(self) -> set[int]:
-        return {id(self._anchor), *(id(shown.native) for shown in self._shown.values())}
+        natives = (native for shown in self._shown.values() for native in shown.natives)
+        return {id(self._anchor), *map(id, natives)}
 
     def _read_place(self) -> None:
         dims = self.model.dims
@@ -383,16 +428,24 @@ class NapariModelViewer(Viewer):
         labels = list(dims.axis_labels)
         labels[-2:] = ["y", "x"]
         for offset, axis in enumerate(axes):
-            labels[first + offset] = f"{axis.component}: {here.get(axis.component, '')}"
+            labels[first + offset] = f"{axis.component}: {self._said(axis.component)}"
         if tuple(labels) != tuple(dims.axis_labels):
             dims.axis_labels = tuple(labels)
         overlay = self.model.canvas.overlays.text
-        text = "   ".join(f"{a.component} {here[a.component]}" for a in axes if a.component in here)
+        components = [axis.component for axis in axes if axis.component in here]
+        text = "   ".join(f"{component} {self._said(component)}" for component in components)
+        text = "\n".join([text, *(s.notice for s in self._shown.values() if s.notice)]).strip()
         if overlay.text != text:
             if not overlay.text:  # the first time; after that it is the user's to hide
                 overlay.position = "top_left"
                 overlay.visible = True
             overlay.text = text
+
+    def _said(self, component: str) -> str:
+        """Where a slider stands, with the name of that value where it has one."""
+        value = str(self._view.here.get(component, ""))
+        name = self._value_names.get(component, {}).get(value)
+        return value if name is None else f"{value} ({name})"
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

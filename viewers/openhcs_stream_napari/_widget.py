@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 
 from openhcs_stream.errors import StreamError
 from openhcs_stream.viewer import TICK_S, Receiver
+from openhcs_stream_napari._panel import EditPanel
 from openhcs_stream_napari._window import NapariWindowViewer
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ReceiverWidget"]
 
-#: What the table shows of each stream: a key of `Receiver.status()` and its heading.
+#: What the table shows of each stream: a key of its row in `Receiver.status()` and its heading.
 _COLUMNS = (
     ("name", "stream"),
     ("received", "received"),
     ("displayed", "shown"),
     ("failed", "failed"),
     ("waiting", "waiting"),
+    ("items_per_s", "per second"),
+    ("ended", "ended"),
 )
 #: How often the table is written, milliseconds.
 _TABLE_MS = 250
@@ -58,8 +61,11 @@ class _LogLines(logging.Handler):
 class _Session:
     """One started receiver; knows nothing of the widget, so that it outlives it by a moment."""
 
-    def __init__(self, viewer: Any, *, name: str | None, port: int | None) -> None:
+    def __init__(
+        self, viewer: Any, panel: EditPanel, *, name: str | None, port: int | None
+    ) -> None:
         self.viewer = NapariWindowViewer.attach(viewer)
+        self.viewer.use_panel(panel)
         self.receiver = Receiver(self.viewer, name=name, port=port)
         self.endpoint = self.receiver.start()
         self.viewer.start(self.receiver.tick, TICK_S)
@@ -105,6 +111,8 @@ class ReceiverWidget(QWidget):
         self._lines = QPlainTextEdit(self)
         self._lines.setReadOnly(True)
         self._lines.setMaximumBlockCount(_LOG_LINES)
+        #: Questions of workers, saving, and layers to draw in.
+        self.panel = EditPanel(self)
         form = QFormLayout()
         form.addRow("name", self._name)
         form.addRow("port", self._port)
@@ -112,6 +120,7 @@ class ReceiverWidget(QWidget):
         layout.addLayout(form)
         layout.addWidget(self._button)
         layout.addWidget(self._address)
+        layout.addWidget(self.panel)
         layout.addWidget(self._table, stretch=2)
         layout.addWidget(self._lines, stretch=1)
         self._timer = QTimer(self)
@@ -134,6 +143,7 @@ class ReceiverWidget(QWidget):
         try:
             self._session = _Session(
                 self._napari,
+                self.panel,
                 name=self._name.text().strip() or None,
                 port=self._port.value() or None,
             )
@@ -157,6 +167,7 @@ class ReceiverWidget(QWidget):
             return
         self._timer.stop()
         session.close()
+        self.panel.use(None)
         self._log.lines.append("stopped")
         self._write_log()
         self._stop_logging()
@@ -172,11 +183,12 @@ class ReceiverWidget(QWidget):
         if self._session.viewer.is_stopping:  # somebody asked for it from outside
             self.stop()
             return
-        streams = self._session.receiver.status()["streams"]
+        status = self._session.receiver.status()
+        streams = [*status["streams"], *status["ended"]]
         self._table.setRowCount(len(streams))
         for row, stream in enumerate(streams):
             for column, (key, _) in enumerate(_COLUMNS):
-                text = str(stream[key])
+                text = _ending(stream) if key == "ended" else str(stream[key])
                 item = self._table.item(row, column)
                 if item is None:
                     self._table.setItem(row, column, QTableWidgetItem(text))
@@ -207,6 +219,13 @@ class ReceiverWidget(QWidget):
     def _stop_logging(self) -> None:
         for logger in _loggers():
             logger.removeHandler(self._log)
+
+
+def _ending(stream: dict[str, Any]) -> str:
+    """When and how a stream ended; empty while it runs."""
+    if "ended" not in stream:
+        return ""
+    return f"{stream['ended_s_ago']:.0f} s ago: {stream['ended']}"
 
 
 def _loggers() -> list[logging.Logger]:

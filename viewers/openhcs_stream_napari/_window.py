@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
+
+import numpy as np
 
 from openhcs_stream.errors import UsageError
+from openhcs_stream_napari._labels import Labels
 from openhcs_stream_napari._model import NapariModelViewer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
-    from openhcs_stream.viewer import Axis, Coords, SceneLayer
+    from openhcs_stream.messages import Kind
+    from openhcs_stream.viewer import Axis, Coords, Question, SceneLayer
+    from openhcs_stream_napari._panel import EditPanel
 
 __all__ = ["NapariWindowViewer"]
 
 _log = logging.getLogger(__name__)
+
+_MOST_NBYTES_READ = 1 << 28
 
 
 class NapariWindowViewer(NapariModelViewer):
@@ -48,9 +55,15 @@ class NapariWindowViewer(NapariModelViewer):
         self._loop: Any = None
         self._removed = False
         self._widen_in = 0
+        self._panel: EditPanel | None = None
+        self._was_edited = False
+        #: Layers that are not ours and were looked at.
+        self._seen: WeakSet[Any] = WeakSet(model.layers)
         model.dims.events.ndisplay.connect(self._on_ndisplay)
         self._ticking = False
         self._failure: BaseException | None = None
+        if self._own:
+            self._dock(visible=False)
 
     @classmethod
     def attach(cls, viewer: Any) -> Self:
@@ -110,6 +123,10 @@ class NapariWindowViewer(NapariModelViewer):
                 self._stopping.set()
             if not self._stopping.is_set():
                 tick()
+                self._look_at_hand()
+                self.settle()
+                self._take_over()
+                self._tell_panel()
                 self._widen_labels()
                 self._fit_view_again()
         # An exception that leaves a Qt slot ends the process: keep it for `run` to raise.
@@ -161,6 +178,96 @@ class NapariWindowViewer(NapariModelViewer):
         except (RuntimeError, AttributeError) as error:
             # The person, or the end of the application, was faster: nothing is left to close.
             _log.debug("the window was closed already: %s", error)
+
+    # --- corrections --------------------------------------------------------------------------
+
+    def use_panel(self, panel: EditPanel) -> None:
+        """Ask and tell in this panel, which stands in somebody else's widget."""
+        self._panel = panel
+        panel.use(self)
+
+    @property
+    def can_ask(self) -> bool:
+        return self._own or self._panel is not None
+
+    def show_question(self, question: Question | None) -> None:
+        if question is not None:
+            self.finish_edits()
+            self._go_where(question)
+            if self._own:
+                self._dock(visible=True)
+        if self._panel is not None:
+            self._panel.show_question(question)
+
+    def _look_at_hand(self) -> None:
+        """Notice a button that was let go of where napari did not see it, as over a dialog."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtWidgets import QApplication
+
+        if self._hand.is_down and QApplication.mouseButtons() == Qt.MouseButton.NoButton:
+            self._hand.is_down = False
+
+    def tell(self, text: str) -> None:
+        from napari.utils.notifications import show_info
+
+        super().tell(text)
+        if self._panel is not None:
+            self._panel.tell(text)
+        show_info(text)
+
+    def _dock(self, *, visible: bool) -> None:
+        """Have the panel in our window; a person may have closed it, or hidden it."""
+        from openhcs_stream_napari._panel import EditPanel
+
+        if self._panel is None:
+            self._panel = EditPanel()
+            self._panel.use(self)
+        if self._panel.parent() is None:
+            window = self.model.window
+            window.add_dock_widget(
+                self._panel,
+                name="Corrections",
+                area="right",
+                menu=window.window_menu,
+                add_vertical_stretch=False,
+            )
+        dock: Any = self._panel.parent()
+        dock.setVisible(visible)
+        if visible:
+            dock.raise_()
+
+    def _tell_panel(self) -> None:
+        if self._panel is None or self.receiver is None:
+            return
+        if self._own and self._panel.parent() is None:  # a person closed it
+            self._dock(visible=self._panel.asks)
+        waiting = len(self.receiver.edits)
+        if self._own and waiting and not self._was_edited:
+            self._was_edited = True
+            self._dock(visible=True)
+        self._panel.show_waiting(waiting, self.n_edited)
+        self._panel.show_more(max(0, self.receiver.n_questions - 1))
+
+    def _take_over(self) -> None:
+        """Make an empty layer that a person has just added one that follows the sliders.
+
+        napari's own buttons make one that numbers the sliders' steps, which are others when a well
+        arrives in front, and labels with a pixel for every place. Only in our own window: layers
+        in somebody else's napari are none of our business.
+        """
+        if not self._own or self.receiver is None or not self._shown:
+            return
+        for native in list(self.model.layers):
+            if native in self._seen or id(native) in self._our_ids():
+                continue
+            self._seen.add(native)
+            kind = _kind_of_empty(native)
+            if kind is not None:
+                name = native.name
+                with self._quiet():
+                    self.model.layers.remove(native)
+                self._after_removal()
+                self.new_layer(kind, name)
 
     # --- showing ------------------------------------------------------------------------------
 
@@ -230,6 +337,24 @@ class NapariWindowViewer(NapariModelViewer):
             self._removed = False
             self._pass_events()
         super()._add(layer, arrived)
+        self._mend_new_button(layer)
+
+    def _mend_new_button(self, layer: SceneLayer) -> None:
+        """Have napari's button for a new label work: its own way needs a layer of one array."""
+        from qtpy.QtWidgets import QPushButton
+
+        shown = self._shown[layer.key]
+        if not isinstance(shown, Labels):
+            return
+        try:
+            # napari has no public word for a layer's controls.
+            controls = self.model.window._qt_viewer.controls.widgets[shown.native]  # noqa: SLF001
+            button = controls.findChild(QPushButton, "newLabelButton")
+            button.clicked.disconnect()
+        except (AttributeError, KeyError, TypeError) as error:
+            _log.debug("this napari has no such button: %r", error)
+            return
+        button.clicked.connect(shown.take_new_label)
 
     def _pass_events(self) -> None:
         from qtpy.QtCore import QEventLoop
@@ -241,6 +366,28 @@ class NapariWindowViewer(NapariModelViewer):
             QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
         finally:
             self._ticking = ticking
+
+
+def _kind_of_empty(native: Any) -> Kind | None:
+    """What a layer without anything in it is for; None: it has something, or is none to draw in."""
+    from napari.layers import Labels, Points, Shapes
+
+    match native:
+        case Shapes() if native.nshapes == 0:
+            return "rois"
+        case Points() if len(native.data) == 0:
+            return "points"
+        case Labels() if isinstance(native.data, np.ndarray) and _is_empty(native.data):
+            return "labels"
+        case _:
+            return None
+
+
+def _is_empty(labels: npt.NDArray[Any]) -> bool:
+    """Whether there is no label; of very many pixels, which would take a while, one plane tells."""
+    if labels.nbytes > _MOST_NBYTES_READ:
+        labels = labels[(0,) * (labels.ndim - 2)]
+    return not labels.any()
 
 
 def _spare_mesa() -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from openhcs_stream.viewer import Arrival, Placement, Scene, SceneLayer
+from openhcs_stream import rois as roi_codecs
+from openhcs_stream.viewer import Arrival, Change, Painting, Placement, Scene, SceneLayer
+from openhcs_stream.viewer._edits import EditBook
 from openhcs_stream_fiji import FijiViewer, create
 from openhcs_stream_fiji._java import running_java
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
-    from openhcs_stream.messages import LayerSpec
+    from openhcs_stream.messages import EditRecord, LayerSpec
+    from openhcs_stream.rois import Roi
     from openhcs_stream.viewer._scene import PlaceValue
 
 
@@ -32,6 +36,35 @@ class Stage:
     def __init__(self, viewer: FijiViewer) -> None:
         self.viewer = viewer
         self.scene = Scene()
+        self.book = EditBook()
+        viewer.watch_edits(self._note)
+
+    def _note(self, change: Change | Painting) -> None:
+        self.scene.add(change.layer)
+        self.book.take(change)
+
+    def act(self, work: Callable[[], object]) -> None:
+        """Do what a person does, on ImageJ's own thread."""
+        self.viewer.java.on_event_thread(work)
+
+    def edits(self) -> list[EditRecord]:
+        """What was changed since the last call; pending changes are finished."""
+        self.viewer.finish_edits()
+        return self.taken()
+
+    def taken(self) -> list[EditRecord]:
+        """What was reported since the last call."""
+        found = self.book.waiting()
+        self.book.taken([record.number for record in found])
+        return found
+
+    def tick_until(self, met: Callable[[], object], seconds: float = 20.0) -> None:
+        """Let time pass, as `run` does."""
+        until = time.monotonic() + seconds
+        while not met():
+            assert time.monotonic() < until
+            self.act(lambda: self.viewer.turn(_no_news))
+            time.sleep(0.01)
 
     def show(
         self,
@@ -63,6 +96,20 @@ class Stage:
         """Show items of one layer and give the `ij.ImagePlus`."""
         (layer,) = self.show(*items, **more)
         return self.viewer.image(layer)
+
+
+def before(record: EditRecord) -> list[Roi]:
+    """The ROIs of a record, as they were."""
+    return list(roi_codecs.decode(record.before))
+
+
+def after(record: EditRecord) -> list[Roi]:
+    """The ROIs of a record, as they are."""
+    return list(roi_codecs.decode(record.after))
+
+
+def _no_news() -> None:
+    """Nothing came from any worker."""
 
 
 def pixels(imp: Any, slice_: int | None = None) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from openhcs_stream.messages import LayerSpec
-from openhcs_stream_fiji._hyperstack import Extent
+from openhcs_stream_fiji._extent import Extent
 
 if TYPE_CHECKING:
     import numpy.typing as npt

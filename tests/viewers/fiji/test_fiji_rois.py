@@ -211,17 +211,24 @@ def test_an_image_that_is_removed_leaves_its_rois_to_another(stage: Stage) -> No
 
 
 def test_a_persons_own_rois_stay(window: Stage) -> None:
+    """Of an image that is none of ours; on ours they join a layer."""
     java = window.viewer.java
     raw, _ = window.show((image(), (), plane()), (rois(), (), [Roi.polygon(SQUARE)]))
     found = java.RoiManager.getInstance()
-    own = java.jpype.JClass("ij.gui.Roi")(1, 2, 3, 4)
-    java.on_event_thread(lambda: found.addRoi(own))
+    mine = java.IJ.createImage("mine", "8-bit", 50, 50, 1)
+
+    def draw() -> None:
+        mine.show()
+        mine.setRoi(java.Roi(1, 2, 3, 4))
+        found.runCommand("add")
+
+    java.on_event_thread(draw)
     window.show((rois(), (), [Roi.polygon(SQUARE + 1), Roi.polygon(SQUARE + 2)]))
-    boxes = [roi.getBounds() for roi in manager(window)]
-    assert len(boxes) == 3
-    assert (boxes[2].x, boxes[2].height) == (1, 4)
+    assert sorted(roi.getBounds().height for roi in manager(window)) == [4, 8, 8]
+    assert len(drawn(window, raw)) == 2
     window.scene.clear()
-    java.on_event_thread(lambda: window.viewer.image(raw).deleteRoi())
+    mine.changes = False
+    java.on_event_thread(mine.close)
 
 
 def test_a_closed_manager_comes_back(window: Stage) -> None:
@@ -255,6 +262,8 @@ def test_ten_thousand_outlines_at_once(stage: Stage) -> None:
     raw, _ = stage.show((image(), (), np.zeros((1000, 1000), np.uint8)), (rois(), (), sent[:1]))
     stage.show((rois(name="many"), (), sent))
     assert len(drawn(stage, raw)) == len(manager(stage)) == 10_001
+    # Smooth edges are what drawing so many takes.
+    assert {bool(roi.getAntiAlias()) for roi in drawn(stage, raw)[1:]} == {False}
 
 
 # --- points and tracks ----------------------------------------------------------------------------

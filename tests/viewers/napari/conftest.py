@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import warnings
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+from openhcs_stream.stream import Edit
 from openhcs_stream.viewer import Arrival, Placement, Scene, SceneLayer
+from openhcs_stream.viewer._edits import EditBook
 from openhcs_stream_napari._model import NapariModelViewer
 
 with warnings.catch_warnings():
@@ -20,12 +24,71 @@ with warnings.catch_warnings():
 
     warnings.simplefilter("ignore", PydanticDeprecatedSince20)
     import napari.viewer  # noqa: F401
+    from napari.utils._proxies import ReadOnlyWrapper
+    from napari.utils.interactions import (
+        mouse_double_click_callbacks,
+        mouse_move_callbacks,
+        mouse_press_callbacks,
+        mouse_release_callbacks,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from openhcs_stream.messages import LayerSpec, PlaceValue
+    from openhcs_stream.viewer import Change, Painting
     from openhcs_stream_napari._window import NapariWindowViewer
+
+
+class Mouse:
+    """A hand on the canvas: what napari's canvas calls, in its order, with one event after another.
+
+    Positions are (y, x) in the world; other coordinates are where the sliders stand.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def press(self, y: float, x: float, **more: Any) -> None:
+        self._tell(mouse_press_callbacks, "mouse_press", y, x, **more)
+
+    def move(self, y: float, x: float, *, pressed: bool = True) -> None:
+        self._tell(mouse_move_callbacks, "mouse_move", y, x, is_dragging=pressed)
+
+    def release(self, y: float, x: float) -> None:
+        self._tell(mouse_release_callbacks, "mouse_release", y, x)
+
+    def double_click(self, y: float, x: float) -> None:
+        self._tell(mouse_double_click_callbacks, "mouse_double_click", y, x)
+
+    def drag(self, *path: tuple[float, float]) -> None:
+        """Press, move along, and let go."""
+        self.press(*path[0])
+        for at in path[1:]:
+            self.move(*at)
+        self.release(*path[-1])
+
+    def click(self, y: float, x: float) -> None:
+        self.press(y, x)
+        self.release(y, x)
+
+    def _tell(self, callbacks: Any, kind: str, y: float, x: float, **more: Any) -> None:
+        dims = self._model.dims
+        event = SimpleNamespace(
+            type=kind,
+            position=(*dims.point[:-2], y, x),
+            pos=np.array([x, y]) * 10,
+            dims_displayed=list(dims.displayed),
+            dims_point=list(dims.point),
+            view_direction=None,
+            up_direction=None,
+            camera_zoom=1.0,
+            handled=False,
+            **{"button": 1, "modifiers": [], "is_dragging": False, **more},
+        )
+        for target in (self._model, self._model.layers.selection.active):
+            if target is not None:
+                callbacks(target, ReadOnlyWrapper(event, exceptions=("handled",)))
 
 
 class Stage:
@@ -34,6 +97,20 @@ class Stage:
     def __init__(self, viewer: NapariModelViewer) -> None:
         self.viewer = viewer
         self.scene = Scene()
+        self.book = EditBook()
+        self.mouse = Mouse(viewer.model)
+        viewer.watch_edits(self._note)
+
+    def _note(self, change: Change | Painting) -> None:
+        self.book.take(change)
+
+    def edits(self, *, finish: bool = True) -> list[Edit]:
+        """What a person has changed since the last call, as a worker gets it."""
+        if finish:
+            self.viewer.finish_edits()
+        records = self.book.waiting()
+        self.book.taken([record.number for record in records])
+        return [Edit.of_record(record, "napari") for record in records]
 
     def show(self, *items: tuple[LayerSpec, tuple[PlaceValue, ...], Any]) -> list[SceneLayer]:
         """Show items as (spec, values, payload); returns the layers that they touched."""

@@ -13,6 +13,7 @@ import pytest
 from openhcs_stream.errors import UsageError
 from openhcs_stream.messages import LayerSpec
 from openhcs_stream.rois import Roi
+from openhcs_stream.stream import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -296,6 +297,22 @@ def test_the_widget_starts_and_stops_a_receiver(dock: Any) -> None:
     dock.start()
     dock._session.viewer.stop()  # as `openhcs-stream stop` does
     until(lambda: dock.receiver is None)
+
+
+def test_the_widget_lists_streams_that_ended(dock: Any) -> None:
+    dock.start()
+    address = dock.receiver.endpoint.addresses[0]
+    with connect(address, name="worker 3", launch=False) as stream:
+        receipt = stream.image(np.zeros((8, 8), "u1"))
+        until(lambda: receipt.state == "displayed")
+        dock.refresh()
+        assert dock._table.item(0, 0).text() == "worker 3"
+        assert dock._table.item(0, dock._table.columnCount() - 1).text() == ""
+    until(lambda: dock.receiver.status()["ended"])
+    dock.refresh()
+    assert dock._table.rowCount() == 1
+    text = dock._table.item(0, dock._table.columnCount() - 1).text()
+    assert text.endswith(" s ago: closed by the worker")
 
 
 def test_a_closed_dock_closes_the_receiver(dock: Any, own_napari: Any) -> None:
