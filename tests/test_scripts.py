@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parents[1]
-FOR_PEOPLE = ["bench_fiji_growth", "bench_many_rois", "demo", "fiji_receiver", "interop", "test"]
+FOR_PEOPLE = [
+    "bench_fiji_growth",
+    "bench_many_rois",
+    "bench_rivals",
+    "demo",
+    "faults",
+    "fiji_receiver",
+    "interop",
+    "test",
+]
 SCRIPTS = [ROOT / "scripts" / name for name in ("_setup.sh", *FOR_PEOPLE)] + [ROOT / ".ci/run"]
 
 #: Instead of a Python that takes minutes: makes an environment of files, and notes what pip does.

@@ -188,8 +188,10 @@ class _Bridge:
     def run(self) -> None:
         """Carry items over until one side ends."""
         try:
-            self._questions = Questions(self._endpoint.control_address)
-            self._settling = Settling(self._viewer, self._outcomes, self._questions)
+            self._questions = Questions(self._endpoint.control_address, timeout_s=self._timeout_s)
+            self._settling = Settling(
+                self._viewer, self._outcomes, self._questions, timeout_s=self._timeout_s
+            )
             self._batches = Batches(
                 self._endpoint, self._out, self._blocks, self._outcomes, self._settling,
                 timeout_s=self._timeout_s,

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openhcs_stream.dialects import control_request, read_control_answer, read_settlement
-from openhcs_stream.errors import ProtocolViolation
+from openhcs_stream.errors import ProtocolViolation, ViewerLost
 from openhcs_stream.transport import ZmqAsker
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["Questions", "Settling"]
 
 logger = logging.getLogger(__name__)
 
-#: How long a control socket may take; napari's answers from its window's thread.
+#: How long one question waits at most; napari's control answers from its window's thread.
 TIMEOUT_S = 5.0
 
 #: While it settles, it is asked so often; after it could not display everything, so often.
@@ -45,8 +45,9 @@ Then: TypeAlias = "Callable[[dict[str, Any] | None], None]"
 class Questions:
     """Asks a control socket one thing after the other; used by the bridge's thread only."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, timeout_s: float) -> None:
         self.socket = ZmqAsker(address)
+        self._timeout_s = min(timeout_s, TIMEOUT_S)
         self._waiting: deque[tuple[str, Then]] = deque()
         self._then: Then | None = None
         self._ends = math.inf
@@ -73,7 +74,7 @@ class Questions:
         """Ask the next question; in how many seconds the one that is out is given up."""
         if self._then is None and self._waiting:
             verb, self._then = self._waiting.popleft()
-            self._ends = now + TIMEOUT_S
+            self._ends = now + self._timeout_s
             self.socket.ask(control_request(verb))
         return self._ends - now
 
@@ -85,17 +86,37 @@ class Questions:
 class Settling:
     """When to ask a viewer whether it has displayed what it received, and what follows from it.
 
+    Parameters
+    ----------
+    viewer : OpenHCSViewer
+        Whom it is about.
+    outcomes : Outcomes
+        Is told what is displayed, and what can't be.
+    questions : Questions
+        Asks.
+    timeout_s : float
+        After so long without any answer the viewer counts as lost.
+
     Attributes
     ----------
     is_possible : bool
         Whether it can be asked at all, as far as is known.
     """
 
-    def __init__(self, viewer: OpenHCSViewer, outcomes: Outcomes, questions: Questions) -> None:
+    def __init__(
+        self,
+        viewer: OpenHCSViewer,
+        outcomes: Outcomes,
+        questions: Questions,
+        *,
+        timeout_s: float,
+    ) -> None:
         self.is_possible = viewer.settles
         self._viewer = viewer
         self._outcomes = outcomes
         self._questions = questions
+        self._timeout_s = timeout_s
+        self._silent_since = math.inf
         self._sent_at = self._next_at = self._closed_until = -math.inf
         self._is_asked = False
         self._is_running = False
@@ -139,6 +160,7 @@ class Settling:
         if now < self._next_at:
             return self._next_at - now
         self._is_asked = True
+        self._silent_since = min(self._silent_since, now)
         self._questions.put("settle", lambda answer: self._settled(answer, waiting))
         return 0.0
 
@@ -148,7 +170,13 @@ class Settling:
         self._next_at = now + SETTLE_EVERY_S
         if answer is None:  # it is busy with drawing
             self._is_running = True
+            if now - self._silent_since >= self._timeout_s:
+                raise ViewerLost(
+                    f"it did not say whether it has settled within {self._timeout_s:g} s.",
+                    cure="See whether it is busy or stopped.",
+                )
             return
+        self._silent_since = math.inf
         settlement = read_settlement(answer)
         self._is_running = settlement is not None and settlement.phase == "running"
         still = [sending for sending in waiting if sending.id in self._outcomes.open]

@@ -391,6 +391,20 @@ class TestFailures:
             until(lambda: stream.image(plane()) and False, "the stream says so")
         assert our_segments() == set()
 
+    def test_one_that_stops_while_it_settles(self, start: Any, open_stream: Any) -> None:
+        """napari takes nothing in the meantime: what waits for that must not wait for ever."""
+        viewer = start("gen2", "napari")
+        viewer.settles = deque(["running"])
+        stream = open_stream(viewer, timeout_s=0.5)
+        receipts = [stream.image(plane())]
+        receipts[0].wait("received", timeout_s=20)
+        until(lambda: "settle" in viewer.asked, "it settles")
+        viewer.is_deaf = True
+        receipts.append(stream.image(plane()))
+        for receipt in receipts:
+            with pytest.raises(ItemFailed, match=r"within 0\.5 s"):
+                receipt.wait(timeout_s=20)
+
     def test_one_that_has_gone_before_anything_was_sent(self, start: Any, open_stream: Any) -> None:
         viewer = start("gen1", "napari")
         stream = open_stream(viewer, timeout_s=0.5)

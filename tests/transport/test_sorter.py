@@ -181,7 +181,7 @@ def test_nothing_is_lost_that_is_published_once_somebody_listens(
     for thread in threads:
         thread.start()
     try:
-        for number in range(60):
+        for number in range(20):
             publishing = clients.publisher(behind.address)
             publishing.send(b"%d" % number + b"." * 1000)
             assert bytes(behind.published().data).rstrip(b".") == b"%d" % number
