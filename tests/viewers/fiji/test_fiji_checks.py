@@ -65,10 +65,12 @@ def test_a_jar_that_is_not_here_yet(monkeypatch: pytest.MonkeyPatch, is_fetchabl
 
 
 def test_nothing_is_fetchable_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
+    """Whatever proxy or mirror this machine has: where nobody listens, nothing is to be had."""
+    constants = pytest.importorskip("jgo.constants")
+    monkeypatch.setattr(constants, "MAVEN_CENTRAL_URL", "http://127.0.0.1:9/maven2")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert not _jar.is_fetchable(2.0)
 
 
