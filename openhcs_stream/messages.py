@@ -123,6 +123,8 @@ class Hello(_Message, tag="hello", frozen=True):
     pid: Count
     token: Annotated[str, Meta(max_length=256)] = ""
     lanes: Annotated[tuple[Text, ...], Meta(max_length=8)] = ()  #: side lanes it can use: "unix"
+    #: how often this session was begun before: it goes on after its lanes were lost
+    attempt: Count = 0
 
 
 class Welcome(_Message, tag="welcome", frozen=True):
@@ -140,6 +142,9 @@ class Welcome(_Message, tag="welcome", frozen=True):
     modes: Annotated[dict[Text, Mode], Meta(max_length=64)] = {}
     #: components that every place must have
     required: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+    #: items of this session with lower numbers were taken already, over lanes that were lost
+    taken: Count = 0
+    run: Annotated[str, Meta(max_length=64)] = ""  #: random name of this run of the viewer
 
 
 class Refusal(_Message, tag="refusal", frozen=True):
@@ -325,9 +330,12 @@ class EditsTaken(_Message, tag="taken", frozen=True):
 
 
 class Bye(_Message, tag="bye", frozen=True):
-    """Either way: this session ends on purpose."""
+    """Either way: this session ends."""
 
     reason: Text = ""
+    #: closed: on purpose; lost: only these lanes are given up, greet anew and the session goes on;
+    #: refused: the peer broke the rules, and should not come back
+    why: Literal["closed", "lost", "refused"] = "closed"
 
 
 Message: TypeAlias = (

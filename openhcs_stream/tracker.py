@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
+    "DropReason",
     "ItemState",
     "QueueEvent",
+    "QueueState",
     "QueueStatus",
     "QueueTracker",
     "TrackerRegistry",
@@ -40,6 +42,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ItemState: TypeAlias = Literal["sent", "received", "displayed", "failed", "dropped"]
+#: What may happen to a queue as a whole: its viewer is gone, is back; it is three quarters full, is
+#: full.
+QueueState: TypeAlias = Literal["lost", "back", "nearly full", "full"]
+#: Why an item was dropped: there was no room; a newer one of its place came; only every n-th is
+#: sent; its viewer was gone, and others got it.
+DropReason: TypeAlias = Literal["full", "replaced", "sampled", "absent"]
 
 #: Seconds over which the rate is averaged.
 RATE_WINDOW_S = 5.0
@@ -60,6 +68,10 @@ class QueueStatus:
     displayed: int
     failed: int
     dropped: int
+    dropped_by: dict[DropReason, int]  #: the same by reason
+    nearly_full: int  #: how often it became three quarters full
+    full: int  #: how often it became full
+    lost: str  #: why the viewer is gone; empty while it is there
     waiting: int  #: sent, and neither displayed nor failed yet
     oldest_age_s: float  #: of the item that waits longest; 0 when none waits
     rate_per_s: float  #: items displayed per second, over the last few seconds
@@ -69,13 +81,14 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class QueueEvent:
-    """Items of one queue that changed to `state` together."""
+    """Items of one queue that changed to `state` together; or the queue as a whole did."""
 
     stream: str
     viewer: str
-    state: ItemState
-    names: tuple[str, ...]
-    reasons: tuple[str, ...] = ()  #: one per name where state is "failed"
+    state: ItemState | QueueState
+    names: tuple[str, ...]  #: of the items; none where the state is the queue's
+    #: one per name where state is "failed"; one for all where it is "dropped" or "lost"
+    reasons: tuple[str, ...] = ()
 
 
 class QueueTracker:
@@ -105,7 +118,10 @@ class QueueTracker:
         self._lock = threading.Lock()
         # In the order of sending, so that the first is the oldest.
         self._waiting: dict[int, tuple[float, object]] = {}
-        self._sent = self._received = self._displayed = self._failed = self._dropped = 0
+        self._sent = self._received = self._displayed = self._failed = 0
+        self._dropped: Counter[DropReason] = Counter()
+        self._nearly_full = self._full = 0
+        self._lost = ""
         self._recent: deque[tuple[float, int]] = deque()
 
     def sent(self, items: Sequence[tuple[int, object]]) -> None:
@@ -160,22 +176,46 @@ class QueueTracker:
             for key, _ in failures:
                 self._waiting.pop(key, None)
             self._failed += len(failures)
+        by_reason: dict[str, list[str]] = {}
         for name, (_, reason) in zip(names, failures, strict=True):
-            logger.warning("%s could not show %s: %s", self.viewer, name, reason)
+            by_reason.setdefault(reason, []).append(name)
+        for reason, same in by_reason.items():  # a viewer that is gone fails them by the hundred
+            more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+            logger.warning("%s could not show %s%s: %s", self.viewer, same[0], more, reason)
         if self._listeners:
             self._tell("failed", names, [reason for _, reason in failures])
 
-    def dropped(self, names: Sequence[object]) -> None:
+    def dropped(self, names: Sequence[object], why: DropReason = "full") -> None:
         """A policy let them go; they were never sent."""
         with self._lock:
-            self._dropped += len(names)
+            self._dropped[why] += len(names)
+        if self._listeners and names:
+            self._tell("dropped", [str(name) for name in names], [why])
+
+    def filled(self, *, full: bool) -> None:
+        """It became full, or nearly so."""
+        with self._lock:
+            self._full += full
+            self._nearly_full += not full
         if self._listeners:
-            self._tell("dropped", [str(name) for name in names])
+            self._tell("full" if full else "nearly full", [])
+
+    def lost(self, why: str) -> None:
+        """The viewer is gone, and may come back."""
+        self._lost = why
+        if self._listeners:
+            self._tell("lost", [], [why])
+
+    def back(self, viewer: str) -> None:
+        """The viewer is back, perhaps by another name."""
+        self.viewer, self._lost = viewer, ""
+        if self._listeners:
+            self._tell("back", [])
 
     @property
     def dropped_count(self) -> int:
         """How many a policy let go until now."""
-        return self._dropped
+        return self._dropped.total()
 
     def close(self) -> None:
         """The stream is closed; the counts stay."""
@@ -199,7 +239,11 @@ class QueueTracker:
                 received=self._received,
                 displayed=self._displayed,
                 failed=self._failed,
-                dropped=self._dropped,
+                dropped=self._dropped.total(),
+                dropped_by=dict(self._dropped),
+                nearly_full=self._nearly_full,
+                full=self._full,
+                lost=self._lost,
                 waiting=len(self._waiting),
                 oldest_age_s=now - oldest[0] if oldest else 0.0,
                 rate_per_s=sum(recent) / RATE_WINDOW_S,
@@ -211,7 +255,9 @@ class QueueTracker:
         waiting = self._waiting
         return [str(waiting[key][1]) if key in waiting else f"item {key}" for key in keys]
 
-    def _tell(self, state: ItemState, names: Sequence[str], reasons: Sequence[str] = ()) -> None:
+    def _tell(
+        self, state: ItemState | QueueState, names: Sequence[str], reasons: Sequence[str] = ()
+    ) -> None:
         event = QueueEvent(self.stream, self.viewer, state, tuple(names), tuple(reasons))
         for listener in tuple(self._listeners):
             try:

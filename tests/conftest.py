@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,12 @@ def own_runtime_folder(own_user_folders: Path) -> Iterator[Path]:
         patch.setenv(_VARIABLE, str(folder))
         yield folder
     shutil.rmtree(folder)
+    # A stream that is left open would go on looking for a viewer, and find that of another test.
+    module = sys.modules.get("openhcs_stream.stream._stream")
+    left = [] if module is None else [each for each in module._live if not each.closed]
+    for stream in left:
+        stream.close(timeout_s=0)
+    assert not left
 
 
 def _short_folder() -> Path:

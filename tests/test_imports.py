@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "metrics": {"errors", "tracker"},
 }
 ROOMS["stream"] = {
-    "errors", "messages", "rois", "runtime", "pixels", "protocol", "transport", "dialects",
+    "errors", "messages", "rois", "runtime", "logs", "pixels", "protocol", "transport", "dialects",
     "discovery", "tracker",
 }  # fmt: skip
 ROOMS["backends"] = {*ROOMS}

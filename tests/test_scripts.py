@@ -24,6 +24,7 @@ FOR_PEOPLE = [
     "faults",
     "fiji_receiver",
     "interop",
+    "soak",
     "test",
 ]
 SCRIPTS = [ROOT / "scripts" / name for name in ("_setup.sh", *FOR_PEOPLE)] + [ROOT / ".ci/run"]

@@ -66,9 +66,15 @@ class _Connection:
         self.lock = threading.Lock()
         self.stream: Stream | None = None
 
-    def living(self) -> Stream | None:
-        """The stream, if its viewer is still connected; under `lock`."""
-        if self.stream is not None and (self.stream.closed or not self.stream.viewers):
+    def living(self, *, may_launch: bool) -> Stream | None:
+        """The stream, if it is any good; under `lock`.
+
+        It finds its viewer again by itself. Where the viewer was given up, another may be started
+        in its place.
+        """
+        stream = self.stream
+        is_alone = stream is not None and not stream.viewers and not stream.awaited
+        if stream is not None and (stream.closed or (may_launch and is_alone)):
             self.close()
         return self.stream
 
@@ -238,13 +244,14 @@ class StreamingBackend(ABC):
             connection = self._connections.setdefault(address, _Connection())
         # Not under the backend's lock: a viewer that does not answer delays nobody else.
         with connection.lock:
-            stream = connection.living()
+            may_launch = kwargs.get("port") is None
+            stream = connection.living(may_launch=may_launch)
             if stream is None:
                 stream = connection.stream = connect(
                     address,
                     name=f"{type(self).__name__} {os.getpid()}",
                     timeout_s=timeout_s,
-                    launch=kwargs.get("port") is None,
+                    launch=may_launch,
                     token=token,
                 )
             return stream

@@ -11,14 +11,16 @@ and an arena has no name, so nothing is left when everybody who has it open is g
 
 from __future__ import annotations
 
-from openhcs_stream.pixels._arena import MAX_ARENA_NBYTES, Arena, Slot
+from openhcs_stream.pixels._arena import HELD, MAX_ARENA_NBYTES, Arena, Slot
 from openhcs_stream.pixels._dtypes import numpy_dtype, wire_dtype
 from openhcs_stream.pixels._limits import memory_left_nbytes, memory_limit_nbytes
 from openhcs_stream.pixels._mapping import MappedArenas
+from openhcs_stream.pixels._memory import give_back_free_memory
 from openhcs_stream.pixels._named import NamedBlock, NamedBlocks
 from openhcs_stream.pixels._pool import PixelPool, PoolStats
 
 __all__ = [
+    "HELD",
     "MAX_ARENA_NBYTES",
     "Arena",
     "MappedArenas",
@@ -27,6 +29,7 @@ __all__ = [
     "PixelPool",
     "PoolStats",
     "Slot",
+    "give_back_free_memory",
     "memory_left_nbytes",
     "memory_limit_nbytes",
     "numpy_dtype",

@@ -148,6 +148,11 @@ class Arena:
         self.filling += 1
         return run
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed yet."""
+        return self._memory is not None
+
     def fault_in(self, run: range) -> list[Slot]:
         """Give memory to a run of slots.
 
@@ -242,6 +247,13 @@ class Slot:
         self.holders: set[int] = set()
         self.home: list[Slot] = []
         self.loan: weakref.ref[npt.NDArray[Any]] | None = None
+
+    def __del__(self) -> None:
+        """Free it where it was taken, and its taker was interrupted before it had it (Ctrl-C)."""
+        if self.state == HELD and self.loan is None and self.arena.is_open:
+            again = Slot(self.arena, self.offset, self.memory, self.address)
+            again.home = self.home
+            again.home.append(again)
 
     @property
     def view(self) -> memoryview:

@@ -32,6 +32,7 @@ __all__ = [
     "close_in_child",
     "create_shared_file",
     "fault_in",
+    "give_back_free_memory",
     "private_memory",
     "seal",
     "seals_of",
@@ -250,6 +251,16 @@ def fault_in(memory: npt.NDArray[np.uint8], fd: int, offset: int) -> None:
         if _libc().madvise(address, memory.nbytes, _MADV_POPULATE_WRITE) == 0:
             return
     memory[::PAGE_NBYTES] = 0
+
+
+def give_back_free_memory() -> None:
+    """Give memory back to the system that was freed; where nothing knows how, it is kept.
+
+    glibc keeps what is freed between what is in use: after many messages of some size, for ever.
+    """
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def private_memory(nbytes: int) -> npt.NDArray[np.uint8]:

@@ -204,13 +204,16 @@ class PixelPool:
 
     # ---- slots -----------------------------------------------------------------------------
 
-    def acquire(self, nbytes: int) -> Slot | None:
+    def acquire(self, nbytes: int, *, grow: bool = True) -> Slot | None:
         """Take a free slot; its bytes are whatever was there before.
 
         Parameters
         ----------
         nbytes : int
             How many bytes it must have; 0 is allowed.
+        grow : bool
+            Whether memory may be made for it at once, which takes a while. Else that is left to
+            the thread, and only what is there is taken.
 
         Returns
         -------
@@ -231,12 +234,15 @@ class PixelPool:
                 self._collect_dropped()
             sizes = self._classes.get(capacity)
             if sizes is not None and sizes.free:
-                slot = sizes.free.pop()
-                slot.state = HELD
+                slot = sizes.free[-1]
+                slot.state = HELD  # before it is taken out: an interruption between loses it not
+                del sizes.free[-1]
                 slot.nbytes = nbytes
                 if len(sizes.free) < sizes.low and self._filler is None:
                     self._start_filler()
                 return slot
+        if not grow and nbytes <= self.chunk_limit:
+            return self._acquire_ready(nbytes, capacity)
         return self._acquire_slowly(nbytes, capacity)
 
     def publish(self, slot: Slot, holders: Collection[int]) -> int:
@@ -630,7 +636,7 @@ class PixelPool:
         """Take a free slot of a larger size."""
         for larger in sorted(size for size in self._classes if capacity < size <= most):
             if self._classes[larger].free:
-                return self._classes[larger].free.pop()
+                return _taken(self._classes[larger].free)
         return None
 
     def _tune(self, sizes: _SizeClass) -> None:
@@ -692,7 +698,6 @@ class PixelPool:
                         if slot is None:
                             return None
                 if slot is not None:
-                    slot.state = HELD
                     slot.nbytes = nbytes
                     if len(sizes.free) < sizes.low and self._filler is None:
                         self._start_filler()
@@ -706,10 +711,22 @@ class PixelPool:
                         return None
                 raise
 
+    def _acquire_ready(self, nbytes: int, capacity: int) -> Slot | None:
+        """Take a slot of another size, if one is free; make some behind the caller's back."""
+        with self._usable():
+            sizes = self._classes.setdefault(capacity, _SizeClass(capacity))
+            slot = self._borrow(capacity, 2 * capacity)
+            if slot is not None:
+                slot.nbytes = nbytes
+            self._tune(sizes)
+            if sizes.low and self._filler is None:
+                self._start_filler()
+            return slot
+
     def _take_or_borrow(self, sizes: _SizeClass) -> Slot | None:
         """Take a free slot, or where the quota is used up one of at most twice the size."""
         if sizes.free:
-            return sizes.free.pop()
+            return _taken(sizes.free)
         if sizes.cold or self._reserved_nbytes + sizes.capacity <= self.quota_nbytes:
             return None
         return self._borrow(sizes.capacity, 2 * sizes.capacity)
@@ -796,6 +813,14 @@ class PixelPool:
     def _refuse_in_child(self) -> None:
         if self._unusable is _forked:
             raise _forked()
+
+
+def _taken(free: list[Slot]) -> Slot:
+    """The last of some free slots, held."""
+    slot = free[-1]
+    slot.state = HELD
+    del free[-1]
+    return slot
 
 
 def _can_share(*, insist: bool) -> bool:

@@ -6,8 +6,10 @@ and the time and carries out the effects that come back.
 
 from __future__ import annotations
 
+from openhcs_stream.protocol._account import MAX_OUTSTANDING, Account, Accounts
 from openhcs_stream.protocol._effects import (
     Answer,
+    Away,
     EditCame,
     Effect,
     Ended,
@@ -16,6 +18,7 @@ from openhcs_stream.protocol._effects import (
     Opened,
     OpenLane,
     Replied,
+    Resend,
     SendControl,
     SendData,
     Take,
@@ -39,8 +42,12 @@ from openhcs_stream.protocol._sender import (
 __all__ = [
     "HEARTBEAT_S",
     "MAX_LAYERS",
+    "MAX_OUTSTANDING",
     "SILENCE_S",
+    "Account",
+    "Accounts",
     "Answer",
+    "Away",
     "EditCame",
     "Effect",
     "Ended",
@@ -51,6 +58,7 @@ __all__ = [
     "ReceiverPhase",
     "ReceiverSession",
     "Replied",
+    "Resend",
     "SendControl",
     "SendData",
     "SenderPhase",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Away",
     "EditCame",
     "Effect",
     "Ended",
@@ -19,6 +20,7 @@ __all__ = [
     "OpenLane",
     "Opened",
     "Replied",
+    "Resend",
     "SendControl",
     "SendData",
     "Take",
@@ -66,6 +68,20 @@ class Moved:
     failed: list[tuple[int, str]]
     leases: list[int]  #: memory that this viewer does not need any more
     gone: tuple[int, ...] = ()  #: had to make room for later ones, after they were displayed
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Sender: the viewer is lost and may come back; `start` then greets it anew."""
+
+    error: StreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Sender: the session goes on; these items were not taken and go out again, in this order."""
+
+    seqs: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +167,8 @@ Effect: TypeAlias = (
     | OpenLane
     | Opened
     | Moved
+    | Away
+    | Resend
     | Replied
     | EditCame
     | Taken

@@ -5,6 +5,9 @@
     WAITING --Hello--> LINKING --LaneOpened--> OPEN --Bye, lost--> CLOSED
        |                  '-----items on the control lane--> OPEN
        '--Hello without a common side lane, or role "control"--> OPEN
+
+A sender that lost its lanes greets again, by other lanes and so in another `ReceiverSession`. What
+it had sent before is in the `Account` that both have in common.
 """
 
 from __future__ import annotations
@@ -12,9 +15,14 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from openhcs_stream.errors import ProtocolViolation, StreamError, ViewerLost
+from openhcs_stream.errors import (
+    ProtocolMismatch,
+    ProtocolViolation,
+    StreamError,
+    ViewerLost,
+)
 from openhcs_stream.messages import (
     MAJOR,
     MINOR,
@@ -22,7 +30,6 @@ from openhcs_stream.messages import (
     ArenaRetired,
     Bye,
     EditsTaken,
-    Failure,
     Hello,
     Item,
     Items,
@@ -40,6 +47,7 @@ from openhcs_stream.messages import (
     Request,
     Welcome,
 )
+from openhcs_stream.protocol._account import Account, Accounts
 from openhcs_stream.protocol._effects import (
     Answer,
     Effect,
@@ -62,11 +70,6 @@ __all__ = ["MAX_LAYERS", "ReceiverPhase", "ReceiverSession", "ViewerFacts"]
 
 #: Layers that one session may declare: placement by name needs far fewer.
 MAX_LAYERS = 65_536
-#: Bounds of one report, so that it fits into a packet of the side lane: numbers of each kind,
-#: failures, and characters of a failure's reason.
-MAX_REPORTED = 4096
-MAX_FAILURES = 16
-MAX_REASON = 1000
 #: Items of one session that may arrive in parts at the same time.
 MAX_PARTIAL = 64
 
@@ -82,7 +85,8 @@ class ReceiverPhase(Enum):
 class ViewerFacts:
     """What every session of one receiver has in common.
 
-    `token` is what a peer must show, unless its lane already proves that it is the same user.
+    `token` is what a peer must show, unless its lane already proves that it is the same user;
+    `run` is a random name of this run, by which senders tell it from the one before.
     """
 
     viewer: str
@@ -93,6 +97,7 @@ class ViewerFacts:
     kinds: tuple[Kind, ...] = ("image", "labels", "rois", "points", "tracks")
     modes: Mapping[str, Mode] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    run: str = ""
 
 
 @dataclass
@@ -114,24 +119,31 @@ class ReceiverSession:
         address offers none.
     trusted : bool
         The control lane itself proves that the peer is this user: no token is needed.
+    accounts : Accounts or None
+        Those of this receiver; None: a sender that loses its lanes can't go on.
     """
 
-    def __init__(self, facts: ViewerFacts, *, lane: str, key: str, trusted: bool) -> None:
+    def __init__(
+        self,
+        facts: ViewerFacts,
+        *,
+        lane: str,
+        key: str,
+        trusted: bool,
+        accounts: Accounts | None = None,
+    ) -> None:
         self.facts = facts
+        self.account = Account()
         self.phase = ReceiverPhase.WAITING
         self.hello: Hello | None = None
         self.heard_at = 0.0
         self._lane = lane
         self._key = key
         self._trusted = trusted
+        self._accounts = accounts
+        self._strayed = False
         self._layers: dict[int, LayerSpec] = {}
         self._partial: dict[int, _Partial] = {}
-        self._last_seq = -1
-        self._received: list[int] = []
-        self._displayed: list[int] = []
-        self._failed: list[Failure] = []
-        self._released: list[int] = []
-        self._gone: list[int] = []
 
     # --- messages in --------------------------------------------------------------------------
 
@@ -178,6 +190,7 @@ class ReceiverSession:
             case _, Bye():
                 return self._end(None)
             case phase, _:
+                self._strayed = phase is ReceiverPhase.WAITING
                 raise ProtocolViolation(
                     f"a sender sent {type(message).__name__} while {phase.value}.",
                     cure="Install the same version of openhcs-stream on both sides.",
@@ -204,62 +217,82 @@ class ReceiverSession:
     def lost(self, error: StreamError | None) -> list[Effect]:
         """The sender is gone, or can't be served: then it is told, so that it waits for nothing."""
         greeted = self.phase is not ReceiverPhase.WAITING
-        effects = self._end(error)
-        if effects and error is not None and not isinstance(error, ViewerLost):
+        told: Message | None = None
+        if error is not None and not isinstance(error, ViewerLost):
             what, cure = error.what[:4096], error.cure[:4096]
-            effects.insert(0, SendControl(Bye(what) if greeted else Refusal(what, cure)))
+            if self._strayed:
+                # Its greeting was of lanes that were given up here.
+                told = Bye(what, "lost")
+            elif not greeted:
+                told = Refusal(what, cure)
+            elif isinstance(error, ProtocolMismatch | ProtocolViolation):
+                told = Bye(what, "refused")
+            else:
+                told = Bye(what)
+        may_return = error is None or isinstance(error, ViewerLost)
+        effects = self._end(error, may_return=may_return)
+        if effects and told is not None:
+            effects.insert(0, SendControl(told))
+        return effects
+
+    def fell_silent(self, what: str) -> list[Effect]:
+        """The sender answers nothing. Where it still reads, it learns that it has to greet anew."""
+        effects = self._end(None, may_return=True)
+        if effects:
+            effects.insert(0, SendControl(Bye(what, "lost")))
+        return effects
+
+    def close(self, reason: str) -> list[Effect]:
+        """The viewer is closed on purpose."""
+        effects = self._end(None)
+        if effects:
+            effects.insert(0, SendControl(Bye(reason)))
         return effects
 
     # --- what became of items -----------------------------------------------------------------
 
     def received(self, seq: int) -> None:
         """The item's bytes are copied out."""
-        self._received.append(seq)
+        self.account.received(seq)
 
     def displayed(self, seq: int) -> None:
-        """The item is on the screen."""
-        self._displayed.append(seq)
+        """The item is on the screen. Told also where this session has ended and another goes on."""
+        self.account.displayed(seq)
 
     def failed(self, seq: int, reason: str) -> None:
         """The item can't be shown; what still arrives of it is thrown away."""
         self._partial.pop(seq, None)
-        self._failed.append(Failure(seq, reason[:MAX_REASON]))
+        self.account.failed(seq, reason)
 
     def released(self, lease: int) -> None:
         """A part of an item that is still arriving is copied out."""
-        self._released.append(lease)
+        self.account.released(lease)
 
     def gone(self, seq: int) -> None:
         """The item was displayed, and had to make room for later ones."""
-        self._gone.append(seq)
+        self.account.gone(seq)
 
     def report(self) -> Report | None:
         """What waits to be told, as one message of bounded size; None if there is nothing.
 
         Call it until it gives None: nearly always everything fits into the first.
         """
-        waiting = self._received or self._displayed or self._failed or self._released or self._gone
-        if not waiting:
-            return None
-        return Report(
-            _take(self._received, MAX_REPORTED),
-            _take(self._displayed, MAX_REPORTED),
-            _take(self._failed, MAX_FAILURES),
-            _take(self._released, MAX_REPORTED),
-            _take(self._gone, MAX_REPORTED),
-        )
+        return self.account.report()
 
     # --- inside -------------------------------------------------------------------------------
 
     def _greet(self, hello: Hello) -> list[Effect]:
         facts = self.facts
         if not self._knows_token(hello):
-            self.phase = ReceiverPhase.CLOSED
-            refusal = Refusal(
+            return self._refuse(
                 "the token is missing or wrong.",
                 "Connect by name, or pass the token that the viewer printed.",
             )
-            return [SendControl(refusal), Ended(None)]
+        if self._accounts is not None and hello.role == "stream":
+            account = self._accounts.open(hello.session, hello.attempt)
+            if account is None:
+                return self._refuse("this greeting was overtaken by a later one.")
+            self.account = account
         self.hello = hello
         near = hello.role == "stream" and hello.host == facts.host and "unix" in hello.lanes
         lane = self._lane if near else ""
@@ -275,11 +308,17 @@ class ReceiverSession:
             facts.kinds,
             dict(facts.modes),
             facts.required,
+            self.account.last_seq + 1,
+            facts.run,
         )
         return [SendControl(welcome), Opened(None)]
 
     def _knows_token(self, hello: Hello) -> bool:
         return self._trusted or _same(hello.token, self.facts.token)
+
+    def _refuse(self, what: str, cure: str = "") -> list[Effect]:
+        self.phase = ReceiverPhase.CLOSED
+        return [SendControl(Refusal(what, cure)), Ended(None)]
 
     def _need_stream(self, message: Message) -> None:
         if self.hello is None or self.hello.role != "stream":
@@ -289,13 +328,14 @@ class ReceiverSession:
 
     def _items(self, message: Items) -> list[Effect]:
         effects: list[Effect] = []
+        account = self.account
         for item in message.items:
             seq = item.seq
-            if seq <= self._last_seq:
+            if seq <= account.last_seq:
                 raise ProtocolViolation(
-                    f"item {seq} came after item {self._last_seq}: numbers must count up."
+                    f"item {seq} came after item {account.last_seq}: numbers must count up."
                 )
-            self._last_seq = seq
+            account.last_seq = seq
             spec = self._layers.get(item.layer)
             if spec is None:
                 raise ProtocolViolation(f"item {seq} names layer {item.layer}, never declared.")
@@ -319,7 +359,7 @@ class ReceiverSession:
         if partial is None:
             # The item failed meanwhile; its late parts are released unread.
             for part in message.parts:
-                self._released.append(part.lease)
+                self.account.released(part.lease)
             return []
         return self._parts(partial, message.parts)
 
@@ -341,22 +381,18 @@ class ReceiverSession:
             effects.append(TakePart(item, partial.spec, part, offset, last))
         return effects
 
-    def _end(self, error: StreamError | None) -> list[Effect]:
+    def _end(self, error: StreamError | None, *, may_return: bool = False) -> list[Effect]:
         if self.phase is ReceiverPhase.CLOSED:
             return []
         self.phase = ReceiverPhase.CLOSED
+        for seq in self._partial:
+            self.account.failed(seq, "the connection was lost while its parts arrived.")
         self._partial.clear()
         self._layers.clear()
+        if self._accounts is not None and self.hello is not None:
+            leave = self._accounts.leave if may_return else self._accounts.close
+            leave(self.hello.session, self.account)
         return [Ended(error)]
-
-
-_T = TypeVar("_T")
-
-
-def _take(waiting: list[_T], most: int) -> tuple[_T, ...]:
-    taken = tuple(waiting[:most])
-    del waiting[:most]
-    return taken
 
 
 def _same(shown: str, expected: str) -> bool:

@@ -2,10 +2,18 @@
 
 ::
 
-    GREETING --Welcome, no lane---------------------> OPEN --Bye, lost--> CLOSED
+    GREETING --Welcome, no lane---------------------> OPEN --Bye, lost, refused--> CLOSED
        |     --Welcome, lane--> LINKING --opened----> OPEN
        |                           '-----failed-----> OPEN (everything on the control lane)
        '--Refusal--> CLOSED
+
+A session that `returns` goes on after it was lost: whatever ends it, but a refusal or a viewer
+that breaks the rules, leads to AWAY instead of CLOSED, and `start` greets anew::
+
+    OPEN --lost, Bye--> AWAY --start--> GREETING --Welcome--> OPEN ...
+                         ^------lost, refused----'
+
+What was sent and not received then waits for the viewer, until `expire`.
 """
 
 from __future__ import annotations
@@ -35,6 +43,7 @@ from openhcs_stream.messages import (
     Welcome,
 )
 from openhcs_stream.protocol._effects import (
+    Away,
     EditCame,
     Effect,
     Ended,
@@ -42,6 +51,7 @@ from openhcs_stream.protocol._effects import (
     Opened,
     OpenLane,
     Replied,
+    Resend,
     SendControl,
     SendData,
 )
@@ -57,12 +67,16 @@ __all__ = ["HEARTBEAT_S", "SILENCE_S", "SenderPhase", "SenderSession"]
 HEARTBEAT_S = 2.0
 #: A peer that answers nothing for this long, where no end of file can tell, counts as lost.
 SILENCE_S = 20.0
+#: So many viewers may die in a row without having taken the item that is next, before it is not
+#: sent any more: it may be what they die of.
+MAX_DEATHS = 3
 
 
 class SenderPhase(Enum):
     GREETING = "greeting"
     LINKING = "linking"
     OPEN = "open"
+    AWAY = "away"
     CLOSED = "closed"
 
 
@@ -73,26 +87,52 @@ class SenderSession:
     ----------
     hello : Hello
         The greeting to open with.
+    returns : bool
+        Whether the session goes on when a viewer that was lost is back.
+
+    Attributes
+    ----------
+    layers, arenas : set of int
+        Those that the viewer was told of.
+    linked : bool
+        Whether the data lane is the side lane, whose end of file tells the viewer's death.
+    haunted : bool
+        The viewer is lost but perhaps not dead: it may still read memory that it was lent, until
+        its side lane ends (`died`) or it is back.
     """
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, *, returns: bool = False) -> None:
         self.hello = hello
         self.phase = SenderPhase.GREETING
         self.welcome: Welcome | None = None
-        #: Whether the data lane is the side lane, whose end of file tells the viewer's death.
         self.linked = False
+        self.haunted = False
+        self._returns = returns
+        self._was_open = False
+        self._expired = False
         #: Items neither displayed nor failed: the leases of each, None once it is received.
         self._outstanding: dict[int, tuple[int, ...] | None] = {}
-        self._layers: set[int] = set()
-        self._arenas: set[int] = set()
+        #: Those of them that go in parts, which can't be sent again.
+        self._in_parts: set[int] = set()
+        #: Leases of items that were given up while the viewer may still read them.
+        self._kept_back: list[int] = []
+        self._deaths = 0
+        self.layers: set[int] = set()
+        self.arenas: set[int] = set()
         self._heard_at = 0.0
         self._asked_at = 0.0
         self._pings = 0
 
     # --- life ---------------------------------------------------------------------------------
 
-    def start(self, now: float) -> list[Effect]:
-        """Greet the viewer."""
+    def start(self, now: float, hello: Hello | None = None) -> list[Effect]:
+        """Greet the viewer; anew, with another greeting, where it was lost."""
+        if hello is not None:
+            self.hello = hello
+        self.phase = SenderPhase.GREETING
+        self.linked = False
+        self.layers.clear()
+        self.arenas.clear()
         self._heard_at = now
         return [SendControl(self.hello)]
 
@@ -108,7 +148,7 @@ class SenderSession:
         match self.phase, message:
             case SenderPhase.OPEN, Report():
                 return [self._report(message)]
-            case SenderPhase.CLOSED, _:
+            case SenderPhase.CLOSED | SenderPhase.AWAY, _:
                 return []
             case SenderPhase.GREETING, Welcome(lane=""):
                 self.welcome = message
@@ -118,7 +158,7 @@ class SenderSession:
                 self.phase = SenderPhase.LINKING
                 return [OpenLane(lane, LaneOpened(self.hello.session, key))]
             case _, Refusal(what=what, cure=cure):
-                return self._end(Refused(f"the viewer refused the session: {what}", cure=cure))
+                return self.lost(Refused(f"the viewer refused the session: {what}", cure=cure))
             case _, Ping(number=number):
                 return [SendControl(Pong(number))]
             case _, Pong():
@@ -127,11 +167,15 @@ class SenderSession:
                 return [Replied(number, ok, value, what, cure)]
             case SenderPhase.OPEN, Edited(edit=edit, listeners=listeners):
                 return [EditCame(edit, listeners)]
+            case _, Bye(reason=reason, why="lost"):
+                return self.lost(ViewerLost(f"the viewer gave the connection up: {reason}"))
+            case _, Bye(reason=reason, why="refused"):
+                return self.lost(Refused(f"the viewer ended the session: {reason}"))
             case _, Bye(reason=reason):
-                return self._end(
+                return self._goodbye(
                     ViewerLost(
                         f"the viewer ended the session: {reason or 'it was closed'}.",
-                        cure="Start it again and connect anew.",
+                        cure="Start it again.",
                     )
                 )
             case phase, _:
@@ -151,8 +195,47 @@ class SenderSession:
         self._heard_at = now
         return self._open()
 
-    def lost(self, error: StreamError) -> list[Effect]:
-        """The viewer is gone: a lane ended, or it broke the rules."""
+    def lost(self, error: StreamError, *, died: bool = False) -> list[Effect]:
+        """The viewer is gone: a lane ended, or it broke the rules.
+
+        Parameters
+        ----------
+        error : StreamError
+            What happened. A refusal, or a violation of the rules, ends an open session for good.
+        died : bool
+            The viewer itself is gone, with all that it had received.
+        """
+        if self.phase is SenderPhase.CLOSED:
+            return []
+        is_final = self.phase is SenderPhase.OPEN and isinstance(error, ProtocolViolation | Refused)
+        if not self._returns or not self._was_open or is_final:
+            return self._end(error)
+        if self.phase is SenderPhase.AWAY:
+            return []
+        effects: list[Effect] = [Away(error)]
+        if self.phase is SenderPhase.OPEN:
+            self.haunted = self.linked and not died
+            if died:
+                effects.insert(0, self._bury(error))
+        self.phase = SenderPhase.AWAY
+        return effects
+
+    def died(self, error: StreamError) -> list[Effect]:
+        """A viewer that was lost is known to be dead: its old side lane ended."""
+        if not self.haunted or self.phase is SenderPhase.CLOSED:
+            return []
+        self.haunted = False
+        return [self._bury(error)]
+
+    def expire(self, error: StreamError) -> list[Effect]:
+        """The viewer was waited for long enough: what is outstanding fails."""
+        if self._expired or not self.is_away:
+            return []
+        self._expired = True
+        return [self._fail_all(error)]
+
+    def end(self, error: StreamError) -> list[Effect]:
+        """End the session for good."""
         return self._end(error)
 
     def tick(self, now: float) -> list[Effect]:
@@ -165,7 +248,7 @@ class SenderSession:
             return []
         silence = now - self._heard_at
         if not self.linked and silence > SILENCE_S:
-            return self._end(
+            return self.lost(
                 ViewerLost(
                     f"the viewer answered nothing for {silence:.0f} s.",
                     cure="See whether it runs and whether the network between is up.",
@@ -177,32 +260,60 @@ class SenderSession:
             return [SendControl(Ping(self._pings))]
         return []
 
+    # --- state --------------------------------------------------------------------------------
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the viewer was lost and is not back yet."""
+        phase = self.phase
+        return self._was_open and phase is not SenderPhase.OPEN and phase is not SenderPhase.CLOSED
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether items may be sent to it: it is there, or is waited for."""
+        return self.phase is SenderPhase.OPEN or (self.is_away and not self._expired)
+
+    @property
+    def outstanding(self) -> int:
+        """Items that are neither displayed nor failed."""
+        return len(self._outstanding)
+
+    def is_outstanding(self, seq: int) -> bool:
+        """Whether the viewer has still to report the item displayed or failed."""
+        return seq in self._outstanding
+
     # --- sending ------------------------------------------------------------------------------
 
     def declare(self, number: int, spec: LayerSpec) -> list[Effect]:
         """Declare a layer unless the viewer knows it."""
-        if number in self._layers:
+        if number in self.layers:
             return []
-        self._layers.add(number)
+        self.layers.add(number)
         return [SendData(LayerDeclared(number, spec))]
 
     def offer(self, arena: int, nbytes: int) -> bool:
         """Whether an arena must be offered first; the shell sends `ArenaOffer` with its fd."""
-        if arena in self._arenas:
+        if arena in self.arenas:
             return False
-        self._arenas.add(arena)
+        self.arenas.add(arena)
         return True
 
     def retire(self, arena: int) -> list[Effect]:
         """Tell the viewer to unmap an arena, if it ever knew it."""
-        if arena not in self._arenas:
+        if arena not in self.arenas:
             return []
-        self._arenas.discard(arena)
+        self.arenas.discard(arena)
         return [SendData(ArenaRetired(arena))]
 
-    def sent(self, seq: int, leases: Sequence[int]) -> None:
-        """An item goes out now; its leases are held until the viewer reports it."""
+    def sent(self, seq: int, leases: Sequence[int], *, in_parts: bool = False) -> None:
+        """An item goes out now; its leases are held until the viewer reports it.
+
+        Of a viewer that is away it is noted, and goes out when it is back. One that goes
+        `in_parts` can't wait: its memory is used again before all of it is sent.
+        """
         self._outstanding[seq] = tuple(leases)
+        if in_parts:
+            self._in_parts.add(seq)
 
     def sent_more(self, seq: int, leases: Sequence[int]) -> None:
         """Further parts of an item go out; a failed item takes no more of them.
@@ -214,20 +325,38 @@ class SenderSession:
         """
         self._outstanding[seq] = (*(self._outstanding[seq] or ()), *leases)
 
-    @property
-    def outstanding(self) -> int:
-        """Items that are neither displayed nor failed."""
-        return len(self._outstanding)
-
-    def is_outstanding(self, seq: int) -> bool:
-        """Whether the viewer has still to report the item displayed or failed."""
-        return seq in self._outstanding
-
     # --- inside -------------------------------------------------------------------------------
 
     def _open(self) -> list[Effect]:
         self.phase = SenderPhase.OPEN
-        return [Opened(self.welcome)]
+        self._was_open = True
+        self._expired = self.haunted = False
+        effects: list[Effect] = [Opened(self.welcome)]
+        if self._outstanding or self._kept_back:
+            effects += self._resume()
+        return effects
+
+    def _resume(self) -> list[Effect]:
+        """Go on: the viewer has said what it took, and it will tell the end of all of that."""
+        assert self.welcome is not None
+        taken = self.welcome.taken
+        failed: list[tuple[int, str]] = []
+        leases, self._kept_back = self._kept_back, []
+        again: list[int] = []
+        for seq, held in self._outstanding.items():
+            if seq < taken:
+                continue
+            if held is None:
+                failed.append((seq, "the viewer that had received it is gone."))
+            elif seq in self._in_parts:
+                failed.append((seq, "the connection was lost while it was sent in parts."))
+                leases += held
+            else:
+                again.append(seq)
+        effects = self._drop(failed, leases)
+        if again:
+            effects.append(Resend(again))
+        return effects
 
     def _report(self, report: Report) -> Moved:
         """Late and doubled reports are harmless: only what is outstanding moves."""
@@ -251,16 +380,72 @@ class SenderSession:
             if failure.seq in outstanding:
                 leases += outstanding.pop(failure.seq) or ()
                 failed.append((failure.seq, printable(failure.reason)))
+        if received or displayed or failed:
+            self._deaths = 0
+            if self._in_parts:
+                self._in_parts &= outstanding.keys()
         return Moved(received, displayed, failed, leases, report.gone)
+
+    def _bury(self, error: StreamError) -> Moved:
+        """The viewer died: what it had received is gone, and what can't be sent again."""
+        failed: list[tuple[int, str]] = []
+        leases, self._kept_back = self._kept_back, []
+        first = True
+        for seq, held in self._outstanding.items():
+            if held is None:
+                failed.append((seq, f"the viewer was lost before it was displayed: {error.what}"))
+            elif seq in self._in_parts:
+                failed.append((seq, f"the viewer was lost while it came in parts: {error.what}"))
+                leases += held
+            elif first:
+                first = False
+                self._deaths += 1
+                if self._deaths >= MAX_DEATHS:
+                    self._deaths = 0
+                    failed.append(
+                        (seq, f"{MAX_DEATHS} viewers in a row were lost when it was sent to them.")
+                    )
+                    leases += held
+        for seq, _ in failed:
+            del self._outstanding[seq]
+            self._in_parts.discard(seq)
+        return Moved([], [], failed, leases)
+
+    def _drop(self, failed: list[tuple[int, str]], leases: list[int]) -> list[Effect]:
+        for seq, _ in failed:
+            del self._outstanding[seq]
+            self._in_parts.discard(seq)
+        return [Moved([], [], failed, leases)] if failed or leases else []
+
+    def _goodbye(self, error: StreamError) -> list[Effect]:
+        """The viewer was closed on purpose: nothing waits for it."""
+        if not self._returns or not self._was_open:
+            return self._end(error)
+        lost = self._fail_all(error) if self._outstanding else None
+        self.phase = SenderPhase.AWAY
+        self._expired = True
+        return [lost, Away(error)] if lost is not None else [Away(error)]
+
+    def _fail_all(self, error: StreamError) -> Moved:
+        failed = [(seq, error.what) for seq in self._outstanding]
+        leases = [lease for held in self._outstanding.values() for lease in held or ()]
+        self._outstanding.clear()
+        self._in_parts.clear()
+        if self.haunted:
+            # To write over it now could tear what a viewer shows that was only stopped.
+            self._kept_back += leases
+            leases = []
+        return Moved([], [], failed, leases)
 
     def _end(self, error: StreamError) -> list[Effect]:
         if self.phase is SenderPhase.CLOSED:
             return []
         self.phase = SenderPhase.CLOSED
-        lost = [(seq, error.what) for seq in self._outstanding]
-        leases = [lease for held in self._outstanding.values() for lease in held or ()]
-        self._outstanding.clear()
+        self.haunted = False
+        moved = self._fail_all(error)
+        moved.leases.extend(self._kept_back)
+        self._kept_back.clear()
         effects: list[Effect] = [Ended(error)]
-        if lost:
-            effects.insert(0, Moved([], [], lost, leases))
+        if moved.failed or moved.leases:
+            effects.insert(0, moved)
         return effects

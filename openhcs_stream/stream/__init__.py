@@ -8,7 +8,8 @@ from openhcs_stream.stream._edits import Edits
 from openhcs_stream.stream._feedback import Answer
 from openhcs_stream.stream._layers import Common
 from openhcs_stream.stream._receipt import Receipt
-from openhcs_stream.stream._stream import Stream, WhenFull
+from openhcs_stream.stream._room import WhenFull
+from openhcs_stream.stream._stream import Stream
 
 __all__ = [
     "Answer",

@@ -5,33 +5,24 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+import time
+from typing import TYPE_CHECKING, Any
 
-from openhcs_stream import discovery
-from openhcs_stream.errors import InvalidItem, ViewerUnreachable
+from openhcs_stream.errors import InvalidItem
 from openhcs_stream.stream._control import ask_lane
-from openhcs_stream.stream._openhcs import bridge
-from openhcs_stream.stream._openhcs_find import address_of_port, ask_who, may_be_theirs, nobody
+from openhcs_stream.stream._reach import Found, Target
 from openhcs_stream.stream._stream import Stream
-from openhcs_stream.transport import InProcessLane, ZmqLane, connect_inprocess, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from openhcs_stream.discovery import Endpoint
     from openhcs_stream.messages import Mode
-    from openhcs_stream.stream._openhcs_find import OpenHCSEndpoint
+    from openhcs_stream.stream._reach import Dialect, Reached
     from openhcs_stream.stream._receipt import Receipt
-    from openhcs_stream.stream._stream import WhenFull
-    from openhcs_stream.transport import Address, Lane
+    from openhcs_stream.stream._room import WhenFull
 
-__all__ = ["Dialect", "ask", "connect", "view"]
-
-#: Where it is not known whose viewer it is: how long a ping of OpenHCS's may stay unanswered.
-PING_S = 5.0
-
-#: How a viewer is spoken to.
-Dialect = Literal["native", "openhcs"]
+__all__ = ["ask", "connect", "view"]
 
 
 def connect(
@@ -44,7 +35,9 @@ def connect(
     pixel_size: float | Sequence[float] | None = None,
     unit: str = "um",
     when_full: WhenFull = "block",
+    sample_every: int = 10,
     timeout_s: float = 30.0,
+    reconnect_s: float = 10.0,
     quota_nbytes: int | None = None,
     launch: bool = True,
     key: str = "",
@@ -76,10 +69,19 @@ def connect(
         Default of all images.
     unit : str
         Unit of the pixel sizes.
-    when_full : "block" or "drop"
-        What a send does while the viewers have not taken what was sent before.
+    when_full : "block", "drop", "latest" or "sample"
+        What a send does while the viewers have not taken what was sent before: wait, up to
+        `timeout_s`; let the new item go; have it wait in place of an older one of the same layer
+        and place, which goes; or, from three quarters full on, send one item of `sample_every`.
+        Under the last three no viewer can hold the worker up. What went is counted.
+    sample_every : int
+        Of "sample".
     timeout_s : float
         Deadline of connecting, and of each blocking call that is not given its own.
+    reconnect_s : float
+        For how long what was sent waits for a viewer that died; then it fails, and so do later
+        sends, at once, until the viewer is back. Whenever it is, by the same name or address, the
+        stream goes on by itself. 0: a viewer that is gone is gone for good.
     quota_nbytes : int or None
         Most shared memory to use; None: at most 1 GiB and a quarter of the machine's memory.
     launch : bool
@@ -114,20 +116,21 @@ def connect(
     wanted = [str(each) for each in named]
     if not wanted:
         raise InvalidItem("connect() was given no viewer.", cure='Name one: connect("napari").')
-    lanes: list[tuple[str, Lane, str]] = []
+    deadline = time.monotonic() + timeout_s
+    reached: list[tuple[Target, Reached]] = []
     try:
         for each in wanted:
-            address, lane, its_token = _reach(
-                each, key, token, launch=launch, timeout_s=timeout_s, dialect=dialect
-            )
-            lanes.append((address, lane, its_token))
+            target = Target(each, key=key, token=token, dialect=dialect)
+            found = target.reach(launch=launch, deadline=deadline, timeout_s=timeout_s)
+            reached.append((target, found))
         return Stream(
-            lanes, name=name, source=source, modes=modes, order=order, pixel_size=pixel_size,
-            unit=unit, when_full=when_full, timeout_s=timeout_s, quota_nbytes=quota_nbytes,
+            reached, deadline=deadline, name=name, source=source, modes=modes, order=order,
+            pixel_size=pixel_size, unit=unit, when_full=when_full, sample_every=sample_every,
+            timeout_s=timeout_s, reconnect_s=reconnect_s, quota_nbytes=quota_nbytes,
             side_lane=side_lane,
         )  # fmt: skip
     except BaseException:
-        for _, lane, _ in lanes:
+        for _, (_, lane, _) in reached:
             lane.close()
         raise
 
@@ -164,9 +167,13 @@ def ask(
         It can't, and says why.
     """
     if isinstance(viewer, str):
-        address, lane, token = _reach(viewer, key, token, launch=False, timeout_s=timeout_s)
+        target = Target(viewer, key=key, token=token)
+        address, lane, token = target.reach(
+            launch=False, deadline=time.monotonic() + timeout_s, timeout_s=timeout_s
+        )
     else:
-        address, lane, token = _reach_found(viewer, token)
+        found = Found(viewer.addresses[0], token or viewer.token)
+        address, lane, token = found.open(timeout_s=timeout_s)
     return ask_lane(lane, address, verb, args, token=token, timeout_s=timeout_s)
 
 
@@ -211,79 +218,3 @@ def _forget_shared() -> None:
     for (pid, _), stream in _shared.items():
         if pid == os.getpid():
             stream.close(timeout_s=2.0)
-
-
-def _reach(
-    viewer: str,
-    key: str,
-    token: str,
-    *,
-    launch: bool,
-    timeout_s: float,
-    dialect: Dialect | None = None,
-) -> tuple[str, Lane, str]:
-    """A control lane to a viewer that is named, found or started."""
-    if viewer.isdecimal():
-        viewer = address_of_port(int(viewer))
-    if viewer.startswith("inproc://"):
-        lane: InProcessLane = connect_inprocess(viewer.removeprefix("inproc://"))
-        return viewer, lane, token
-    if "://" in viewer:
-        where = parse_address(viewer)
-        if key and where.scheme == "tcp" and not where.key:
-            where = parse_address(f"{where}?key={key}")
-        token = token or _token_of(where)
-        theirs = None
-        if dialect == "openhcs" or (dialect is None and not (token or where.key)):
-            theirs = _openhcs_at(str(where), certain=dialect is not None, timeout_s=timeout_s)
-        if theirs is not None:
-            return str(where), bridge(theirs, timeout_s=timeout_s), ""
-        return str(where), ZmqLane.connect(str(where), token=token), token
-    if viewer.endswith(discovery.VIEWER_SUFFIX):
-        return _reach_found(discovery.read_viewer_file(viewer), token)
-    found = _find(viewer)
-    if found is None:
-        if not launch:
-            raise _none_runs(viewer)
-        found = discovery.launch(viewer, timeout_s=timeout_s)
-    return _reach_found(found, token)
-
-
-def _reach_found(found: Endpoint, token: str) -> tuple[str, Lane, str]:
-    address, token = found.addresses[0], token or found.token
-    return address, ZmqLane.connect(address, token=token), token
-
-
-def _find(viewer: str) -> Endpoint | None:
-    """A running viewer by its own name, or by its kind."""
-    running = discovery.endpoints()
-    named = [each for each in running if each.name == viewer]
-    kind = [each for each in running if each.viewer == viewer]
-    return next(iter([*named, *kind]), None)
-
-
-def _openhcs_at(address: str, *, certain: bool, timeout_s: float) -> OpenHCSEndpoint | None:
-    """A viewer of OpenHCS at that address; None where it is another, which `certain` excludes."""
-    if not certain and not may_be_theirs(address):
-        return None
-    theirs = ask_who(address, timeout_s=timeout_s if certain else min(timeout_s, PING_S))
-    if theirs is None and certain:
-        raise nobody(address, timeout_s)
-    return theirs
-
-
-def _token_of(where: Address) -> str:
-    """The token of a viewer of this user at that address; empty where nobody is known there."""
-    for each in discovery.endpoints():
-        same_port = where.scheme == "tcp" and where.is_local and each.port == where.port
-        if same_port or str(where) in each.addresses:
-            return each.token
-    return ""
-
-
-def _none_runs(viewer: str) -> ViewerUnreachable:
-    running = ", ".join(f"{each.name} ({each.viewer})" for each in discovery.endpoints())
-    return ViewerUnreachable(
-        f"no viewer {viewer!r} runs; running: {running or 'none'}.",
-        cure=f"Start it with `openhcs-stream {viewer}`, or leave launch=True.",
-    )

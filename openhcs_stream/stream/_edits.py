@@ -7,8 +7,8 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openhcs_stream.errors import StreamError
 from openhcs_stream.messages import EditsTaken, Request, canonical_component
@@ -29,6 +29,16 @@ logger = logging.getLogger(__name__)
 
 #: How often somebody who waits for an edit looks whether the stream still lives.
 LOOK_EVERY_S = 0.5
+#: Edits that a listener remembers to have heard of.
+MAX_SEEN = 4096
+
+
+class _Came(NamedTuple):
+    """An edit, the viewer that told of it, and which run of that viewer it was."""
+
+    link: Link
+    run: str
+    edit: Edit
 
 
 class Edits:
@@ -65,8 +75,10 @@ class Edits:
         self._hub = hub
         self._timeout_s = timeout_s
         self._ready = threading.Condition()
-        self._came: deque[tuple[Link, Edit]] = deque()
-        self._current: tuple[Link, Edit] | None = None
+        self._came: deque[_Came] = deque()
+        self._current: _Came | None = None
+        #: What was delivered: a viewer that lost its connection tells again what it still keeps.
+        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._wakes: list[Callable[[], None]] = []
         self._closed = False
 
@@ -158,10 +170,16 @@ class Edits:
 
     # --- the hub's side -----------------------------------------------------------------------
 
-    def deliver(self, link: Link, edit: Edit) -> None:
+    def deliver(self, came: _Came) -> None:
         """One came."""
+        key = (came.run, came.edit.number)
         with self._ready:
-            self._came.append((link, edit))
+            if came.run and key in self._seen:
+                return
+            self._seen[key] = None
+            if len(self._seen) > MAX_SEEN:
+                self._seen.popitem(last=False)
+            self._came.append(came)
         self.wake()
 
     def wake(self) -> None:
@@ -177,21 +195,19 @@ class Edits:
         found = []
         with self._ready:
             while self._came:
-                link, edit = self._came.popleft()
-                found.append((link, edit))
-        for link, edit in found:
-            self._hub.taken(link, edit.number)
-        return [edit for _, edit in found]
+                found.append(self._came.popleft())
+        for came in found:
+            self._hub.taken(came)
+        return [came.edit for came in found]
 
     def _pop(self) -> Edit:
         self._current = self._came.popleft()
-        return self._current[1]
+        return self._current.edit
 
     def _finish_current(self) -> None:
         if self._current is not None:
-            link, edit = self._current
-            self._current = None
-            self._hub.taken(link, edit.number)
+            came, self._current = self._current, None
+            self._hub.taken(came)
 
 
 class EditHub:
@@ -237,17 +253,18 @@ class EditHub:
         with self._lock:
             listeners = [each for each in self._listeners if each.number in effect.listeners]
         if listeners:
-            edit = Edit.of_record(effect.edit, link.label)
+            came = _Came(link, link.run, Edit.of_record(effect.edit, link.label))
             for each in listeners:
-                each.deliver(link, edit)
+                each.deliver(came)
 
-    def taken(self, link: Link, number: int) -> None:
+    def taken(self, came: _Came) -> None:
         """An edit is dealt with: its viewer need not keep it. Nothing where the viewer is gone."""
         if self._group.closed:
             return
+        link = came.link
         with self._group.leading(), self._group.lock:
-            if link.is_open:
-                link.carry_out([SendControl(EditsTaken((number,)))])
+            if link.is_open and link.run == came.run:
+                link.carry_out([SendControl(EditsTaken((came.edit.number,)))])
 
     def remove(self, listener: Edits) -> None:
         """It has heard enough."""
@@ -268,7 +285,7 @@ class EditHub:
 
     def check(self) -> None:
         """Raise where no viewer is left that could tell of anything."""
-        if not self._group.closed and not self._group.open_links():
+        if not self._group.closed and not self._group.taking_links():
             raise self._group.nobody()
 
     def wake(self) -> None:

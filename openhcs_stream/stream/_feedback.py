@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from openhcs_stream import rois as roi_codecs
-from openhcs_stream.errors import DeadlineExceeded, InvalidItem, PeerError, Refused
+from openhcs_stream.errors import DeadlineExceeded, InvalidItem, Refused, StreamError
 from openhcs_stream.messages import Request, canonical_component
 from openhcs_stream.pixels import numpy_dtype
 from openhcs_stream.protocol import SendControl
-from openhcs_stream.stream._edits import EditHub, Edits, as_layer_names
+from openhcs_stream.stream._edits import Edits, as_layer_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from openhcs_stream.messages import Kind, PlaceValue
     from openhcs_stream.rois import Roi
     from openhcs_stream.stream._edit import Edit
+    from openhcs_stream.stream._edits import EditHub
     from openhcs_stream.stream._link import Link
     from openhcs_stream.stream._links import LinkGroup
     from openhcs_stream.stream._payload import Place
@@ -61,9 +62,9 @@ class Feedback:
 
     timeout_s: float
 
-    def __init__(self, group: LinkGroup) -> None:
+    def __init__(self, group: LinkGroup, hub: EditHub) -> None:
         self._group = group
-        self._hub = EditHub(group)
+        self._hub = hub
         self._requests = itertools.count(1)
 
     @abstractmethod
@@ -278,19 +279,19 @@ class Feedback:
             if not asked:
                 raise self._group.nobody()
             for link, number in asked.items():
-                link.expected.add(number)
-                link.carry_out([SendControl(Request(number, verb, args))])
+                # A viewer that dies over the question and is back shows it again.
+                link.ask(Request(number, verb, args), again=True)
         return asked
 
     def _first_answer(self, asked: dict[Link, int], timeout_s: float) -> tuple[Link, Any]:
         deadline = time.monotonic() + timeout_s
-        refusal: PeerError | None = None
+        refusal: StreamError | None = None
         while asked:
             self._group.wait_until(
-                lambda: any(n in link.replies or link.is_closed for link, n in asked.items()),
+                lambda: any(link.has_reply(n) for link, n in asked.items()),
                 deadline - time.monotonic(),
             )
-            ready = [link for link, n in asked.items() if n in link.replies or link.is_closed]
+            ready = [link for link, n in asked.items() if link.has_reply(n)]
             if not ready:
                 self._check()
                 raise DeadlineExceeded(
@@ -299,9 +300,11 @@ class Feedback:
                 )
             for link in ready:
                 reply = link.take_reply(asked.pop(link))
-                if reply is not None and reply.ok:
+                if isinstance(reply, StreamError):
+                    refusal = reply
+                elif reply is not None and reply.ok:
                     return link, reply.value
-                if reply is not None:
+                elif reply is not None:
                     refusal = Refused(f"{link.label} can't ask: {reply.what}", cure=reply.cure)
         self._check()
         raise refusal or self._group.nobody()
@@ -347,14 +350,13 @@ class Feedback:
         number = next(self._requests)
         with self._group.leading(), self._group.lock:
             link = self._link(viewer)
-            link.expected.add(number)
-            link.carry_out([SendControl(Request(number, verb, args))])
-        self._group.wait_until(lambda: number in link.replies or link.is_closed, limit)
+            link.ask(Request(number, verb, args))
+        self._group.wait_until(lambda: link.has_reply(number), limit)
         with self._group.lock:
             reply = link.take_reply(number)
+        if isinstance(reply, StreamError):
+            raise reply
         if reply is None:
-            if link.error is not None:
-                raise link.error
             raise DeadlineExceeded(
                 f"{link.label} did not answer {verb!r} within {limit:g} s.",
                 cure="It may be busy or stopped; allow more time.",

@@ -5,11 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from openhcs_stream.errors import PeerError, StreamError, ViewerLost, printable
-from openhcs_stream.messages import ArenaOffer, Request, decode, encode
+from openhcs_stream.errors import (
+    DeadlineExceeded,
+    PeerError,
+    StreamError,
+    ViewerLost,
+    printable,
+)
+from openhcs_stream.logs import log_event
+from openhcs_stream.messages import ArenaOffer, Items, More, Request, decode, encode
 from openhcs_stream.protocol import (
+    Away,
     EditCame,
     Effect,
     Ended,
@@ -17,23 +25,28 @@ from openhcs_stream.protocol import (
     Opened,
     OpenLane,
     Replied,
+    Resend,
     SendControl,
     SendData,
     SenderPhase,
     SenderSession,
 )
+from openhcs_stream.stream._item import described, parts_of
 from openhcs_stream.stream._openhcs import BridgedLane
 from openhcs_stream.transport import LaneClosed, SparingLog, ZmqLane, connect_unix
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from openhcs_stream.messages import Hello, Message
+    from openhcs_stream.messages import Hello, LayerSpec, Message
+    from openhcs_stream.pixels import Slot
+    from openhcs_stream.stream._item import Outgoing
+    from openhcs_stream.stream._reach import Target
     from openhcs_stream.tracker import QueueTracker
     from openhcs_stream.transport import Lane
 
-__all__ = ["Link"]
+__all__ = ["Link", "LinkOwner"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,38 +56,69 @@ TELL_DROPS_EVERY_S = 1.0
 LINK_TIMEOUT_S = 5.0
 
 
+class LinkOwner(Protocol):
+    """What a link needs of its stream; all of it is called under the stream's lock."""
+
+    def spec(self, layer: int) -> LayerSpec:
+        """The declaration of a layer."""
+
+    def moved(self, link: Link, moved: Moved) -> None:
+        """The viewer reported, or is gone."""
+
+    def edit_came(self, link: Link, effect: EditCame) -> None:
+        """A person changed something there."""
+
+    def resend(self, link: Link, seqs: Sequence[int]) -> None:
+        """The viewer is back: these items are to be told again."""
+
+    def is_back(self, link: Link) -> None:
+        """The viewer is back, and knows nothing of what was asked of it before."""
+
+
 class Link:
     """The connection to one viewer.
 
     Locking is the stream's: the control lane is used by the thread that leads only, everything
     else under the stream's lock. A ZeroMQ socket allows one thread at a time.
 
+    A viewer that is lost leaves the link *lost*: without lanes, until it is greeted anew. What
+    is sent meanwhile waits, for `reconnect_s` seconds from the loss on; then all of it fails.
+
     Parameters
     ----------
     number : int
         Holder of leases in the pixel pool; unique in its stream.
+    target : Target
+        How the viewer was named.
+    address : str
+        Where it was found.
     control : Lane
         Where the session begins.
-    on_moved : callable
-        Called under the stream's lock with each `Moved`.
-    on_edit : callable
-        Called under the stream's lock with each edit that the viewer tells of.
+    owner : LinkOwner
+        The stream.
+    reconnect_s : float
+        For how long items wait for a viewer that is gone; 0: it is gone for good.
     """
 
     def __init__(
         self,
         number: int,
+        target: Target,
         address: str,
         control: Lane,
         hello: Hello,
-        on_moved: Callable[[Link, Moved], None],
-        on_edit: Callable[[Link, EditCame], None],
+        owner: LinkOwner,
+        *,
+        reconnect_s: float,
     ) -> None:
         self.number = number
+        self.mask = 1 << number
+        self.target = target
         self.address = address
+        self.reconnect_s = reconnect_s
         self.control = control
         self.data = control
-        self.session = SenderSession(hello)
+        self.session = SenderSession(hello, returns=reconnect_s > 0)
         self.error: StreamError | None = None
         #: False: no fact tells what this viewer displays; "displayed" ends what is told.
         self.tells_displayed = not isinstance(control, BridgedLane) or control.tells_displayed
@@ -84,15 +128,22 @@ class Link:
         self.tracker: QueueTracker | None = None
         self.gone = 0  #: images that were displayed and had to make room for later ones
         self._tell_gone = SparingLog(logger, logging.WARNING)
-        #: Requests whose answers somebody waits for, and those that came.
-        self.expected: set[int] = set()
-        self.replies: dict[int, Replied] = {}
-        self._on_moved = on_moved
-        self._on_edit = on_edit
+        #: Requests whose answers somebody waits for. One that is a Request is asked again by itself
+        #: when the viewer was lost and is back.
+        self.expected: dict[int, Request | None] = {}
+        self.replies: dict[int, Replied | StreamError] = {}
+        self._owner = owner
         self._outbox: deque[tuple[bytes, tuple[int, ...], tuple[memoryview, ...]]] = deque()
         self._control_outbox: deque[bytes] = deque()
         self._drops_told = 0
         self._tell_drops_at = 0.0
+        self._lost_at = 0.0
+        #: Address, first message and deadline of the side lane that is being opened.
+        self._linking: tuple[str, Message, float] | None = None
+        #: The side lane of a viewer that is lost and perhaps not dead: its end will tell.
+        self._watched: Lane | None = None
+        #: Lanes that nobody uses any more; they are closed when nobody waits for them any more.
+        self._discarded: list[Lane] = []
 
     # --- state --------------------------------------------------------------------------------
 
@@ -105,6 +156,11 @@ class Link:
         return self.session.phase is SenderPhase.CLOSED
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the viewer is gone, and nobody is being greeted in its place."""
+        return self.session.phase is SenderPhase.AWAY
+
+    @property
     def shares_memory(self) -> bool:
         """Whether pixels go by descriptor; else they travel in the message."""
         return self.data.carries_fds
@@ -114,15 +170,28 @@ class Link:
         """Whether sending data uses the control lane's ZeroMQ socket."""
         return isinstance(self.data, ZmqLane)
 
+    @property
+    def label(self) -> str:
+        """What a person calls this viewer."""
+        return self.name or self.viewer or "the viewer"
+
+    @property
+    def run(self) -> str:
+        """Tells this run of the viewer from the one before."""
+        welcome = self.session.welcome
+        return welcome.run if welcome is not None else ""
+
     def has_input(self) -> bool:
         """Whether input waits that a poll would not tell of: ZeroMQ's descriptors are edges."""
         control = self.control
-        return isinstance(control, ZmqLane) and control.has_input()
+        return not self.is_lost and isinstance(control, ZmqLane) and control.has_input()
 
     def filenos(self) -> set[int]:
         """What to poll for input."""
-        lanes = {id(lane): lane for lane in (self.control, self.data)}
-        return {lane.fileno() for lane in lanes.values()}
+        watched = set() if self._watched is None else {self._watched.fileno()}
+        if self.is_closed or self.is_lost:
+            return watched
+        return watched | {self.control.fileno(), self.data.fileno()}
 
     # --- by the leader ------------------------------------------------------------------------
 
@@ -130,55 +199,124 @@ class Link:
         """Greet the viewer."""
         self.carry_out(self.session.start(time.monotonic()))
 
-    def drain(self, lock: threading.RLock) -> None:
-        """Take in whatever waits on the lanes."""
-        if self.data is not self.control:
-            self._drain(self.data, lock)
-        self._drain(self.control, lock)
+    def greet(self, address: str, lane: Lane, hello: Hello) -> None:
+        """Greet the viewer anew, where it is now."""
+        self.address = address
+        self.control = self.data = lane
+        if isinstance(lane, BridgedLane):
+            self.tells_displayed = lane.tells_displayed
+        self.carry_out(self.session.start(time.monotonic(), hello))
 
-    def _drain(self, lane: Lane, lock: threading.RLock) -> None:
+    def work(self, lock: threading.RLock) -> None:
+        """Take in whatever waits on the lanes, let time pass, send what could not be sent."""
+        if self._watched is not None:
+            self._watch(self._watched, lock)
+        if self._linking is not None:
+            with lock:
+                self._try_lane(*self._linking)
+        if not self.is_lost and not self.is_closed:
+            side = self.data if self.data is not self.control else None
+            # The side lane ends with the viewer's process, and in no other way. A goodbye on the
+            # control lane, with its reason, may have been overtaken.
+            died = side is not None and self._read(side, lock)
+            ended = self._read(self.control, lock) or died
+            if ended and not self.is_lost:
+                with lock:
+                    self._lane_closed(died=died)
+        now = time.monotonic()
+        with lock:
+            if self.session.is_away:
+                self._wait_for_it(now)
+            else:
+                self.carry_out(self.session.tick(now))
+            self.flush_outbox()
+            self._tell_drops(now)
+
+    def _read(self, lane: Lane, lock: threading.RLock) -> bool:
+        """Take in what waits on a lane; whether it has ended."""
         try:
-            while not self.is_closed and (frame := lane.receive()) is not None:
+            while self._uses(lane) and (frame := lane.receive()) is not None:
                 message = decode(frame.data)
                 with lock:
                     self.carry_out(self.session.receive(message, time.monotonic()))
         except LaneClosed:
-            if lane is not self.control:
-                # A goodbye on the control lane, with its reason, may have been overtaken.
-                self._drain(self.control, lock)
-            with lock:
-                self._lane_closed()
+            return self._uses(lane)
         except StreamError as error:
             with lock:
-                self.lose(error)
+                if self._uses(lane):
+                    self.lose(error)
+        return False
 
-    def tick(self, lock: threading.RLock) -> None:
-        """Let time pass, and send what could not be sent before."""
-        now = time.monotonic()
-        with lock:
-            self.carry_out(self.session.tick(now))
-            self.flush_outbox()
-            self._tell_drops(now)
+    def _uses(self, lane: Lane) -> bool:
+        is_ours = lane is self.control or lane is self.data
+        return is_ours and not self.is_lost and not self.is_closed
+
+    def _watch(self, lane: Lane, lock: threading.RLock) -> None:
+        """See whether a viewer that was lost is dead. What it still says is not for us any more."""
+        try:
+            while lane.receive() is not None:
+                pass
+        except StreamError as error:
+            with lock:
+                self._discarded.append(lane)
+                self._watched = None
+                self.carry_out(self.session.died(error))
+
+    def close_discarded(self) -> None:
+        """Close lanes that nobody waits for any more."""
+        while self._discarded:
+            self._discarded.pop().close()
+
+    def close(self) -> None:
+        """Let go of all lanes."""
+        self._discard_lanes()
+        if self._watched is not None:
+            self._discarded.append(self._watched)
+            self._watched = None
+        self.close_discarded()
 
     # --- under the stream's lock --------------------------------------------------------------
 
-    @property
-    def label(self) -> str:
-        """What a person calls this viewer."""
-        return self.name or self.viewer or "the viewer"
-
-    def lose(self, error: StreamError) -> None:
+    def lose(self, error: StreamError, *, died: bool = False) -> None:
         """This viewer is gone."""
-        self.carry_out(self.session.lost(error))
+        self.carry_out(self.session.lost(error, died=died))
 
-    def offer_arena(self, arena: int, nbytes: int, fd: int) -> None:
-        """Hand an arena over, once, before the first item that lies in it."""
-        if self.session.offer(arena, nbytes):
-            self._send_data(encode(ArenaOffer(arena, nbytes)), (fd,), ())
+    def end(self, error: StreamError) -> None:
+        """End the session for good."""
+        self.carry_out(self.session.end(error))
 
-    def send_data(self, frame: bytes, blobs: tuple[memoryview, ...] = ()) -> None:
+    def tell(self, items: Sequence[Outgoing]) -> None:
+        """Send items, in one message where it has room."""
+        session, owner = self.session, self._owner
+        layers, arenas = session.layers, session.arenas
+        blobs: list[memoryview] | None = None if self.data.carries_fds else []
+        for item in items:
+            if item.layer not in layers:
+                self.carry_out(session.declare(item.layer, owner.spec(item.layer)))
+            if blobs is None and (slot := item.slot) is not None and slot.arena.id not in arenas:
+                self._offer(slot)
+        frame = encode(Items(tuple([described(item, blobs) for item in items])))
+        if len(frame) > self.data.max_frame and len(items) > 1:
+            half = len(items) // 2
+            self.tell(items[:half])
+            self.tell(items[half:])
+            return
+        self._send_data(frame, (), tuple(blobs) if blobs else ())
+
+    def tell_more(self, seq: int, slot: Slot, nbytes: int, lease: int) -> None:
+        """Send a further part of an item."""
+        blobs: list[memoryview] | None = None
+        if self.data.carries_fds:
+            if slot.arena.id not in self.session.arenas:
+                self._offer(slot)
+        else:
+            blobs = []
+        parts = parts_of(slot, nbytes, lease, blobs)
+        self._send_data(encode(More(seq, parts)), (), tuple(blobs or ()))
+
+    def send_data(self, frame: bytes) -> None:
         """Send an encoded message on the data lane, now or as soon as there is room."""
-        self._send_data(frame, (), blobs)
+        self._send_data(frame, (), ())
 
     def flush_outbox(self) -> None:
         """Send what waits for room, in order."""
@@ -195,15 +333,28 @@ class Link:
         except LaneClosed:
             self._let_it_be_read()
 
-    def take_reply(self, number: int) -> Replied | None:
-        """The answer to a request, if it came; it is not waited for any more."""
-        self.expected.discard(number)
-        return self.replies.pop(number, None)
+    def ask(self, request: Request, *, again: bool = False) -> None:
+        """Send a request whose answer somebody waits for.
 
-    def close(self) -> None:
-        """Let go of the lanes. The caller leads."""
-        for lane in (self.data, self.control):
-            lane.close()
+        Parameters
+        ----------
+        request : Request
+            With a number of its own.
+        again : bool
+            Ask it again where the viewer is lost before it has answered, and is back.
+        """
+        self.expected[request.number] = request if again else None
+        self.carry_out([SendControl(request)])
+
+    def has_reply(self, number: int) -> bool:
+        """Whether the answer is there, or none will come."""
+        return number in self.replies or self.is_closed
+
+    def take_reply(self, number: int) -> Replied | StreamError | None:
+        """The answer to a request, if it came; it is not waited for any more."""
+        self.expected.pop(number, None)
+        reply = self.replies.pop(number, None)
+        return self.error if reply is None and self.is_closed else reply
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close the copy of the side lane. ZeroMQ sees to its own sockets."""
@@ -215,7 +366,7 @@ class Link:
         for effect in effects:
             match effect:
                 case Moved():
-                    self._on_moved(self, effect)
+                    self._owner.moved(self, effect)
                     if effect.gone:
                         self.gone += len(effect.gone)
                         self._tell_gone(
@@ -226,12 +377,14 @@ class Link:
                     self._send_data(encode(message), (), ())
                 case SendControl(message=message):
                     self._send_control(message)
-                case Opened(welcome=welcome):
-                    if welcome is not None:
-                        self.viewer = printable(welcome.viewer)
-                        self.name = printable(welcome.name)
+                case Opened():
+                    self._opened()
+                case Resend(seqs=seqs):
+                    self._owner.resend(self, seqs)
                 case OpenLane(address=address, message=message):
-                    self._open_lane(address, message)
+                    deadline = time.monotonic() + LINK_TIMEOUT_S
+                    self._linking = (address, message, deadline)
+                    self._try_lane(address, message, deadline)
                 case Replied(number=number):
                     if number in self.expected:
                         self.replies[number] = effect
@@ -240,15 +393,98 @@ class Link:
                             "%s refused a request: %s", self.label, printable(effect.what)
                         )
                 case EditCame():
-                    self._on_edit(self, effect)
+                    self._owner.edit_came(self, effect)
+                case Away(error=error):
+                    self._away(error)
                 case Ended(error=error):
                     self.error = error
                     self._outbox.clear()
+                    self._discard_lanes()
                     logger.info("session with %s ended: %s", self.label, error)
                 case _:
                     raise AssertionError(f"no sender's effect: {effect}")
 
+    # --- coming and going ---------------------------------------------------------------------
+
+    def _opened(self) -> None:
+        welcome = self.session.welcome
+        assert welcome is not None
+        self.viewer = printable(welcome.viewer)
+        self.name = printable(welcome.name)
+        if self.tracker is None:
+            return
+        # It was lost, and is back.
+        self.error = None
+        if self._watched is not None:
+            self._discarded.append(self._watched)
+            self._watched = None
+        self.tracker.back(self.label)
+        log_event(
+            logger, logging.INFO, "viewer back", stream=self.tracker.stream, viewer=self.label,
+            after_s=round(time.monotonic() - self._lost_at, 3),
+        )  # fmt: skip
+        for request in self.expected.values():
+            if request is not None:
+                self._send_control(request)
+        self._owner.is_back(self)
+
+    def _away(self, error: StreamError) -> None:
+        """The viewer is lost, or one that was greeted in its place."""
+        if self.error is None:
+            self.error = error
+            self._lost_at = time.monotonic()
+            if self.session.haunted and self.data is not self.control:
+                self._watched, self.data = self.data, self.control
+            assert self.tracker is not None
+            self.tracker.lost(error.what)
+            log_event(
+                logger, logging.WARNING, "viewer lost", stream=self.tracker.stream,
+                viewer=self.label, why=error.what, waiting=self.session.outstanding,
+            )  # fmt: skip
+        self._linking = None
+        self._outbox.clear()
+        self._control_outbox.clear()
+        self._discard_lanes()
+        for number, request in self.expected.items():
+            if request is None:
+                self.replies.setdefault(number, error)
+
+    def _wait_for_it(self, now: float) -> None:
+        """The viewer is lost: what waits for it waits no longer than was declared."""
+        if now < self._lost_at + self.reconnect_s or not self.session.takes_items:
+            return
+        assert self.error is not None
+        waited = ViewerLost(
+            f"{self.error.what.rstrip('.')}, and was not back within {self.reconnect_s:g} s.",
+            cure="Start it again: the stream goes on by itself as soon as it is there.",
+        )
+        waiting = self.session.outstanding
+        self.carry_out(self.session.expire(waited))
+        self.error = waited
+        if self.tracker is not None:
+            log_event(
+                logger, logging.WARNING, "viewer not waited for any more",
+                stream=self.tracker.stream, viewer=self.label, failed=waiting,
+            )  # fmt: skip
+
+    def _lane_closed(self, *, died: bool) -> None:
+        cure = "Start it again: the stream goes on by itself as soon as it is there."
+        if not self.reconnect_s:
+            cure = "Start it again and connect anew; what it had shown is lost."
+        self.lose(ViewerLost(f"{self.label} at {self.address} is gone.", cure=cure), died=died)
+
+    def _discard_lanes(self) -> None:
+        for lane in (self.data, self.control):
+            if lane not in self._discarded and lane is not self._watched:
+                self._discarded.append(lane)
+
     # --- inside -------------------------------------------------------------------------------
+
+    def _offer(self, slot: Slot) -> None:
+        """Hand an arena over, once, before the first item that lies in it."""
+        arena = slot.arena
+        if self.session.offer(arena.id, arena.nbytes):
+            self._send_data(encode(ArenaOffer(arena.id, arena.nbytes)), (arena.fd,), ())
 
     def _tell_drops(self, now: float) -> None:
         """Say how many items a policy let go, which were never sent: `status` there lists them."""
@@ -259,19 +495,26 @@ class Link:
             self._drops_told, self._tell_drops_at = count, now + TELL_DROPS_EVERY_S
             self._send_control(Request(0, "dropped", {"items": count}))
 
-    def _open_lane(self, address: str, first: Message) -> None:
+    def _try_lane(self, address: str, first: Message, deadline: float) -> None:
         """Open the side lane; without it the session goes on where it began."""
         try:
             # A viewer that has proved its key may be another user's.
             proved = isinstance(self.control, ZmqLane) and self.control.proves_viewer
-            lane = connect_unix(address, timeout_s=LINK_TIMEOUT_S, allow_other_users=proved)
+            try:
+                lane = connect_unix(address, timeout_s=0.0, allow_other_users=proved)
+            except DeadlineExceeded:
+                if time.monotonic() < deadline:
+                    return  # others are before us; not to be waited for with the lock
+                raise
             if not lane.send(encode(first)):
                 lane.close()
                 raise LaneClosed(f"the lane {address} takes nothing.")
         except (PeerError, OSError) as error:
             logger.warning("no side lane to %s, everything goes through ZeroMQ: %s", address, error)
+            self._linking = None
             self.carry_out(self.session.lane_failed(time.monotonic()))
             return
+        self._linking = None
         self.data = lane
         self.carry_out(self.session.lane_opened(time.monotonic()))
 
@@ -297,11 +540,3 @@ class Link:
         """
         self._outbox.clear()
         self._control_outbox.clear()
-
-    def _lane_closed(self) -> None:
-        self.lose(
-            ViewerLost(
-                f"{self.label} at {self.address} is gone.",
-                cure="Start it again and connect anew; what it had shown is lost.",
-            )
-        )

@@ -2,12 +2,13 @@
 
 One thread *leads*: it polls the lanes and takes in what the viewers report. Whoever waits for
 something becomes the leader and looks for itself, without a hand-over between threads; the
-stream's own thread leads while nobody waits. The lock is held only while books are changed.
-Always the lead first, then the lock.
+stream's own thread leads while nobody waits. The lock is held only while books are changed, and
+never while something is waited for. Always the lead first, then the lock.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
@@ -15,18 +16,28 @@ import time
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from openhcs_stream.errors import ForkedStream, StreamError, ViewerLost, ViewerUnreachable
+from openhcs_stream.errors import (
+    DeadlineExceeded,
+    ForkedStream,
+    StreamError,
+    ViewerLost,
+    ViewerUnreachable,
+)
 from openhcs_stream.messages import Bye, encode
 from openhcs_stream.protocol import SendControl
-from openhcs_stream.transport import Waker
+from openhcs_stream.stream._lead import Lead
+from openhcs_stream.transport import Waker, ZmqLane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from openhcs_stream.messages import Welcome
+    from openhcs_stream.messages import Hello, Welcome
     from openhcs_stream.stream._link import Link
+    from openhcs_stream.transport import Lane
 
 __all__ = ["LinkGroup"]
+
+logger = logging.getLogger(__name__)
 
 #: How often the stream's own thread looks for reports while items are on their way. Callers that
 #: wait look for themselves at once; this only bounds how late the tracker's events may be.
@@ -35,6 +46,8 @@ LOOK_EVERY_S = 0.005
 IDLE_POLL_S = 1.0
 #: A waiting thread looks up this often, whatever comes.
 WAIT_STEP_S = 0.1
+#: Whoever leads comes to an end within a poll, which is woken; longer than this it never takes.
+LEAD_S = 10.0
 
 
 class LinkGroup:
@@ -51,19 +64,24 @@ class LinkGroup:
         self.lock = threading.RLock()
         self.closed = False
         self.links: list[Link] = []
+        #: Called with each link that was lost, and with each that is back; by the leader.
+        self.on_away: Callable[[Link], object] | None = None
         self._pid = os.getpid()
-        self._leader = threading.Lock()
-        self._waiting = 0
         self._rest = threading.Event()
         self._waker = Waker()
+        self._lead = Lead(self._waker.set)
         self._poller = select.poll()
         self._poller.register(self._waker.fileno(), select.POLLIN)
 
     # --- who is there -------------------------------------------------------------------------
 
     def open_links(self) -> list[Link]:
-        """The links that items can go to."""
+        """The links whose viewers are there."""
         return [link for link in self.links if link.is_open]
+
+    def taking_links(self) -> list[Link]:
+        """The links that items can go to: their viewers are there, or are waited for."""
+        return [link for link in self.links if link.session.takes_items]
 
     def welcomes(self) -> Iterator[tuple[str, Welcome]]:
         """What each viewer said of itself."""
@@ -79,26 +97,29 @@ class LinkGroup:
     # --- taking turns -------------------------------------------------------------------------
 
     @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Lead; whoever polls now is woken to hand over."""
-        if not self._leader.acquire(blocking=False):
-            with self.lock:
-                self._waiting += 1
-            self._waker.set()
-            try:
-                self._leader.acquire()
-            finally:
-                with self.lock:
-                    self._waiting -= 1
+    def leading(self, timeout_s: float = LEAD_S) -> Iterator[None]:
+        """Lead; whoever polls now is woken to hand over.
+
+        Raises
+        ------
+        DeadlineExceeded
+            Somebody else leads all the time.
+        """
+        if not self._lead.take(timeout_s):
+            raise DeadlineExceeded(
+                f"another thread used the stream's connections for {timeout_s:g} s.",
+                cure="A listener of the queue tracker may be stuck; it should return at once.",
+            )
         try:
             yield
         finally:
-            self._leader.release()
+            self._lead.give()
 
     def sending(self) -> AbstractContextManager[object]:
         """The lock, and the lead first where a viewer's data goes through its ZeroMQ socket."""
-        if any(link.needs_leader and link.is_open for link in self.links):
-            return self._leading_with_lock()
+        for link in self.links:
+            if link.needs_leader and link.is_open:
+                return self._leading_with_lock()
         return self.lock
 
     @contextmanager
@@ -106,16 +127,30 @@ class LinkGroup:
         with self.leading(), self.lock:
             yield
 
-    def pump(self, timeout_s: float) -> None:
-        """Take in what the viewers report; wait for something up to `timeout_s`."""
-        if timeout_s > 0:
-            with self.leading():
-                self._poll(timeout_s)
-        elif self._leader.acquire(blocking=False):
-            try:
-                self._poll(0.0)
-            finally:
-                self._leader.release()
+    def pump(self, timeout_s: float, reached: Callable[[], object] | None = None) -> None:
+        """Take in what the viewers report; wait for something up to `timeout_s`.
+
+        Parameters
+        ----------
+        timeout_s : float
+            0: only look, and not even that while another thread does.
+        reached : callable
+            What is waited for: another thread that led before may have taken it in.
+        """
+        if timeout_s <= 0:
+            if self._lead.take_now():
+                self._poll_and_give(0.0)
+            return
+        deadline = time.monotonic() + timeout_s
+        if self._lead.take(timeout_s):
+            left = deadline - time.monotonic()
+            self._poll_and_give(0.0 if reached is not None and reached() else max(0.0, left))
+
+    def _poll_and_give(self, timeout_s: float) -> None:
+        try:
+            self._poll(timeout_s)
+        finally:
+            self._lead.give()
 
     def wait_until(self, reached: Callable[[], bool], timeout_s: float) -> bool:
         """Pump until `reached`; whether it was within `timeout_s` seconds.
@@ -136,7 +171,7 @@ class LinkGroup:
                 )
             if left <= 0 or self.closed:
                 return reached()
-            self.pump(min(left, WAIT_STEP_S))
+            self.pump(min(left, WAIT_STEP_S), reached)
         return True
 
     def look_once(self, *, busy: bool) -> float:
@@ -144,22 +179,23 @@ class LinkGroup:
         if busy:
             self.pump(0.0)
             return LOOK_EVERY_S
-        if self._waiting == 0 and self._leader.acquire(blocking=False):
-            try:
-                self._poll(IDLE_POLL_S)
-            finally:
-                self._leader.release()
-            return 0.0 if not self._waiting else LOOK_EVERY_S
+        if not self._lead.is_wanted() and self._lead.take_now():
+            self._poll_and_give(IDLE_POLL_S)
+            return LOOK_EVERY_S if self._lead.is_wanted() else 0.0
         return LOOK_EVERY_S
 
     def rest(self, seconds: float) -> bool:
         """Rest; True where the stream was closed meanwhile."""
         return self._rest.wait(seconds)
 
+    def wake(self) -> None:
+        """Have whoever polls look up."""
+        self._waker.set()
+
     # --- life ---------------------------------------------------------------------------------
 
-    def open(self, timeout_s: float) -> None:
-        """Greet all viewers and wait for their answers.
+    def open(self, deadline: float, timeout_s: float) -> None:
+        """Greet all viewers and wait for their answers until `deadline`.
 
         Raises
         ------
@@ -174,7 +210,6 @@ class LinkGroup:
             for link in self.links:
                 with self.lock:
                     link.start()
-            deadline = time.monotonic() + timeout_s
             while any(not link.is_open and not link.is_closed for link in self.links):
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -184,33 +219,61 @@ class LinkGroup:
             if link.error is not None:
                 raise link.error
             if not link.is_open:
-                raise ViewerUnreachable(
-                    f"no viewer answered at {link.address} within {timeout_s:g} s.",
-                    cure="Start one with `openhcs-stream napari`, or look at `openhcs-stream "
-                    "status`; it may be busy or stopped.",
-                )
+                raise _no_answer(link, timeout_s)
+
+    def attach(self, link: Link, address: str, lane: Lane, hello: Hello) -> bool:
+        """Greet a viewer anew, on a fresh lane; False: it is not wanted any more."""
+        with self.leading(), self.lock:
+            if self.closed or not link.is_lost:
+                return False
+            link.greet(address, lane, hello)
+            self._watch(set(), {lane.fileno()})
+        return True
+
+    def detach(self, link: Link, error: StreamError) -> None:
+        """Give up a greeting that nobody answers."""
+        with self.leading(), self.lock:
+            if link.session.is_away:
+                self._tend(link, lambda: link.lose(error))
 
     def say_bye(self) -> None:
         """End the sessions on purpose, then let go."""
-        with self.leading():
+        if not self._lead.take(LEAD_S):
+            self.let_go()
+            return
+        try:
             with self.lock:
                 for link in self.open_links():
                     link.carry_out([SendControl(Bye())])
                     if link.shares_memory:
                         # There its end would come first, and be taken for this process's death.
                         link.send_data(encode(Bye()))
-            self.let_go()
+            self._let_go()
+        finally:
+            self._lead.give()
 
     def let_go(self) -> None:
         """End everything without a word. Whoever still waits is woken."""
         self.closed = True
         self._rest.set()
         self._waker.set()
+        # Sockets may be closed by the leader only, and nobody leads for long.
+        if not self._lead.take(LEAD_S):
+            logger.error("a thread still uses the stream's connections; they are left to it")
+            return
+        try:
+            self._let_go()
+        finally:
+            self._lead.give()
+
+    def _let_go(self) -> None:
+        self.closed = True
+        self._rest.set()
+        self._waker.set()
         with self.lock:
             gone = ViewerLost("the stream was closed before that was told.")
             for link in self.links:
-                if not link.is_closed:
-                    link.lose(gone)
+                link.end(gone)
                 link.close()
                 if link.tracker is not None:
                     link.tracker.close()
@@ -231,17 +294,34 @@ class LinkGroup:
             self._poller.poll(int(timeout_s * 1000 + 0.999))
         self._waker.clear()
         for link in live:
-            before = link.filenos()
-            link.drain(self.lock)
-            link.tick(self.lock)
-            after = set() if link.is_closed else link.filenos()
-            if after != before:
-                self._watch(before, after)
-            if link.is_closed:
-                link.close()
+            self._tend(link, lambda link=link: link.work(self.lock))  # type: ignore[misc]
+
+    def _tend(self, link: Link, work: Callable[[], object]) -> None:
+        """Have a link do something, after which its lanes may be others."""
+        before = link.filenos()
+        was_lost = link.is_lost
+        work()
+        after = link.filenos()
+        if after != before:
+            self._watch(before, after)
+        link.close_discarded()
+        if link.is_lost and not was_lost and self.on_away is not None:
+            self.on_away(link)
 
     def _watch(self, before: set[int], after: set[int]) -> None:
         for fileno in before - after:
             self._poller.unregister(fileno)
         for fileno in after - before:
             self._poller.register(fileno, select.POLLIN)
+
+
+def _no_answer(link: Link, timeout_s: float) -> ViewerUnreachable:
+    what = f"no viewer answered at {link.address} within {timeout_s:g} s"
+    lane = link.control
+    if isinstance(lane, ZmqLane) and lane.connected:
+        what += "; what listens there speaks ZeroMQ, and does not answer a greeting"
+    return ViewerUnreachable(
+        f"{what}.",
+        cure="Start one with `openhcs-stream napari`, or look at `openhcs-stream status`; it may "
+        "be busy or stopped.",
+    )

@@ -30,8 +30,8 @@ class Receipt:
         Of several viewers the least advanced counts; one failure makes it "failed".
     """
 
-    __slots__ = ("_await", "_displayed", "_dropped", "_failures", "_kind", "_place", "_received",
-                 "_title", "id")  # fmt: skip
+    __slots__ = ("_await", "_dropped", "_failures", "_kind", "_place", "_title", "id",
+                 "undisplayed", "unfinished", "unreceived")  # fmt: skip
 
     def __init__(
         self,
@@ -46,9 +46,11 @@ class Receipt:
         self._kind = kind
         self._title = title
         self._place = place
-        # Viewers that have still to say so; not even told yet counts as one.
-        self._received = 1
-        self._displayed = 1
+        # For the stream: viewers that have still to say so, by number, and how many. Not even told
+        # yet counts as one.
+        self.unreceived = 1
+        self.undisplayed = 1
+        self.unfinished = 1
         self._failures: tuple[tuple[str, str], ...] = ()
         self._dropped = False
 
@@ -64,9 +66,9 @@ class Receipt:
             return "failed"
         if self._dropped:
             return "dropped"
-        if self._displayed == 0:
+        if self.undisplayed == 0:
             return "displayed"
-        return "received" if self._received == 0 else "sent"
+        return "received" if self.unreceived == 0 else "sent"
 
     @property
     def reason(self) -> str:
@@ -123,27 +125,15 @@ class Receipt:
     # --- the stream's side --------------------------------------------------------------------
 
     def _is_received(self) -> bool:
-        return self._received == 0 or self._is_displayed()
+        return self.unreceived == 0 or self._is_displayed()
 
     def _is_displayed(self) -> bool:
-        return self._displayed == 0 or bool(self._failures) or self._dropped
+        return self.undisplayed == 0 or bool(self._failures) or self._dropped
 
-    @property
-    def is_received(self) -> bool:
-        """Whether no viewer has still to take the pixels."""
-        return self._received == 0
-
-    def mark_sent(self, viewers: int) -> None:
-        """It goes out to that many viewers now."""
-        self._received = self._displayed = viewers
-
-    def mark_received(self) -> None:
-        """One more viewer has the pixels. For the stream, as all `mark_...`."""
-        self._received -= 1
-
-    def mark_displayed(self) -> None:
-        """One more viewer shows it."""
-        self._displayed -= 1
+    def mark_sent(self, viewers: int, mask: int) -> None:
+        """It goes out to that many viewers now; one bit of `mask` stands for each."""
+        self.undisplayed = self.unfinished = viewers
+        self.unreceived = mask
 
     def mark_failed(self, viewer: str, reason: str) -> None:
         """A viewer can't show it."""

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import zmq
 
 from openhcs_stream.transport._auth import client_key_pair, key_bytes
-from openhcs_stream.transport._owner import tcp_peer_uid
+from openhcs_stream.transport._owner import opened_again, tcp_peer_uid
 from openhcs_stream.transport._sparing import SparingLog
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Admission:
 
     def _is_own(self, fd: int) -> bool:
         """Whether an accepted socket is none of another user's; those are shut down."""
-        sock = _opened_again(fd)
+        sock = opened_again(fd)
         if sock is None:
             return True  # it has ended meanwhile, and with it all that it could ask
         with sock:
@@ -257,19 +257,6 @@ class Admission:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
             return False
-
-
-def _opened_again(fd: int) -> socket.socket | None:
-    """A socket by its number; None where the number is nobody's, or by now something else's."""
-    try:
-        duplicate = os.dup(fd)
-    except OSError:
-        return None
-    try:
-        return socket.socket(fileno=duplicate)
-    except OSError:
-        os.close(duplicate)
-        return None
 
 
 def _has_frames(sock: zmq.Socket[bytes]) -> bool:

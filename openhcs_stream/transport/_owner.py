@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
 import sys
 from pathlib import Path
 
-__all__ = ["tcp_peer_uid"]
+from openhcs_stream.transport._auth import peer_credentials
+
+__all__ = ["opened_again", "peer_uid", "tcp_peer_uid"]
 
 # From <linux/netlink.h>, <linux/sock_diag.h> and <linux/inet_diag.h>; sock_diag(7).
 _SOCK_DIAG = 4
@@ -49,6 +52,33 @@ def tcp_peer_uid(sock: socket.socket) -> int | None:
         return _ask(*ends)
     except OSError:  # a sandbox without such questions
         return _look_up(*ends)
+
+
+def peer_uid(sock: socket.socket) -> int | None:
+    """Find out which user is at the other end of a unix or tcp socket; None: nobody tells."""
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        credentials = peer_credentials(sock)
+        return None if credentials is None else credentials.uid
+    return tcp_peer_uid(sock)
+
+
+def opened_again(fd: int) -> socket.socket | None:
+    """Open a socket once more, by its number, which another thread may have closed meanwhile.
+
+    Returns
+    -------
+    socket or None
+        None: the number is nobody's, or by now something else's. Whoever gets it closes it.
+    """
+    try:
+        duplicate = os.dup(fd)
+    except OSError:
+        return None
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        return None
 
 
 def _ask(source: str, source_port: int, target: str, target_port: int) -> int | None:

@@ -6,7 +6,7 @@ import logging
 
 import zmq
 
-from openhcs_stream.transport._zmq import _context
+from openhcs_stream.transport._zmq import _LINGER_MS, _context
 
 __all__ = ["ZmqPusher"]
 
@@ -29,7 +29,7 @@ class ZmqPusher:
         self.address = address
         self._lost = 0
         self._socket = _context().socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
         self._socket.connect(address)
 
@@ -45,5 +45,5 @@ class ZmqPusher:
         return True
 
     def close(self) -> None:
-        """Let go of what waits, and of the socket."""
+        """Let go of the socket; what waits goes on for a moment where somebody listens."""
         self._socket.close()

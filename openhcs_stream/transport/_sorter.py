@@ -48,6 +48,8 @@ _MOST_WAITING = 1 << 18
 _MOST_CONNECTIONS = 1024
 #: How long a peer may take to say what it is, seconds.
 _PATIENCE_S = 10.0
+#: How long what was said at last may take to be passed on, seconds.
+_GRACE_S = 1.0
 _PUBLISHERS = frozenset({b"PUB", b"XPUB"})
 #: What a SUB socket that wants everything says after the greeting: READY, and its subscription.
 _READY_TO_HEAR = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB" + b"\0\x01\x01"
@@ -104,7 +106,11 @@ class ZmqSorter:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and cut all connections; more than once if you like."""
+        """Stop listening, and end all connections; more than once if you like.
+
+        Close the sockets behind before: what they have said at last is still passed on. Without
+        that the connections are cut after a second.
+        """
         self._closing = True
         self._waker.set()
         self._thread.join(5.0)
@@ -136,12 +142,16 @@ class ZmqSorter:
             raise _refuse_bind(where, error.errno, error.strerror) from error
         return door.address
 
-    def _let_go(self) -> None:
+    def _stop_listening(self) -> None:
         for file in self._files:
             file.remove()
         self._files.clear()
         for listening in self._doors:
             listening.close()
+        self._doors.clear()
+
+    def _let_go(self) -> None:
+        self._stop_listening()
         for joint in self._joints:
             joint.close()
         self._joints.clear()
@@ -156,20 +166,31 @@ class ZmqSorter:
             selector.register(listening, selectors.EVENT_READ)
         try:
             while not self._closing:
-                waiting = any(joint.kind is None for joint in self._joints)
-                for key, _ in selector.select(1.0 if waiting else None):
-                    if isinstance(key.data, _Joint):
-                        self._turn(key.data, selector)
-                    elif isinstance(key.fileobj, socket.socket):
-                        self._accept(key.fileobj, selector)
-                    else:
-                        self._waker.clear()
-                self._lose_patience(selector)
+                self._round(selector, 1.0 if self._has_unknown() else None)
+            for listening in self._doors:
+                selector.unregister(listening)
+            self._stop_listening()
+            end = time.monotonic() + _GRACE_S
+            while self._joints and (left := end - time.monotonic()) > 0:
+                self._round(selector, left)
         except Exception:
             _log.exception("the thread that sorts connections failed; its addresses are closed")
         finally:
             selector.close()
             self._let_go()
+
+    def _round(self, selector: selectors.BaseSelector, timeout_s: float | None) -> None:
+        for key, _ in selector.select(timeout_s):
+            if isinstance(key.data, _Joint):
+                self._turn(key.data, selector)
+            elif isinstance(key.fileobj, socket.socket):
+                self._accept(key.fileobj, selector)
+            else:
+                self._waker.clear()
+        self._lose_patience(selector)
+
+    def _has_unknown(self) -> bool:
+        return any(joint.kind is None for joint in self._joints)
 
     def _accept(self, listening: socket.socket, selector: selectors.BaseSelector) -> None:
         try:

@@ -24,7 +24,7 @@ __all__ = ["PublishedMessage", "ZmqSubscriber"]
 _log = logging.getLogger(__name__)
 
 #: Messages that may wait to be received; then publishers wait, and drop at their own limit.
-_HIGH_WATER = 1000
+_HIGH_WATER = 16
 
 
 class PublishedMessage:

@@ -41,6 +41,7 @@ from openhcs_stream.transport._lane import (
     refuse_fds,
     refuse_length,
 )
+from openhcs_stream.transport._owner import opened_again, peer_uid
 from openhcs_stream.transport._socket_files import SocketFile
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ _MORE_NOW = int(zmq.DONTWAIT | zmq.SNDMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _HANDSHAKE = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+_CONNECTED = int(zmq.EVENT_CONNECTED)
 _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _NO_DETAIL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 _NOT_UNDERSTOOD = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -139,6 +141,7 @@ class ZmqLane(Lane):
         identity: bytes | None = None,
         high_water: int = 1000,
         token: str = "",
+        allow_other_users: bool = False,
     ) -> None:
         """Start to connect, and return at once; see `connect`."""
         where = parse_address(address)
@@ -153,6 +156,8 @@ class ZmqLane(Lane):
         self._ended = False
         self._failure: PeerError | None = None
         self._cut_greetings = 0
+        self._fd = -1
+        self._asks_owner = where.is_local and not where.key and not allow_other_users
         self._poller: select.epoll | None = None
         self._socket = _context().socket(zmq.DEALER)
         try:
@@ -167,7 +172,7 @@ class ZmqLane(Lane):
                 self._socket.setsockopt(zmq.CURVE_PUBLICKEY, key_bytes(ours.public))
                 self._socket.setsockopt(zmq.CURVE_SECRETKEY, key_bytes(ours.secret))
             self._monitor = self._socket.get_monitor_socket(
-                _HANDSHAKE | _DISCONNECTED | _NO_DETAIL | _NOT_UNDERSTOOD | _NOT_LET_IN
+                _CONNECTED | _HANDSHAKE | _DISCONNECTED | _NO_DETAIL | _NOT_UNDERSTOOD | _NOT_LET_IN
             )
             self._socket.connect(self.address)
         except zmq.ZMQError as error:
@@ -191,6 +196,7 @@ class ZmqLane(Lane):
         identity: bytes | None = None,
         high_water: int = 1000,
         token: str = "",
+        allow_other_users: bool = False,
     ) -> ZmqLane:
         """Start to connect to a `ZmqRouter`, and return at once.
 
@@ -208,6 +214,9 @@ class ZmqLane(Lane):
             Frames that may wait here before `send` gives False.
         token : str
             With a key: the viewer's token, without which it ends the connection.
+        allow_other_users : bool
+            Whether the viewer may belong to another user of this machine than this process, or
+            root; with a key it may in any case.
 
         Raises
         ------
@@ -215,7 +224,10 @@ class ZmqLane(Lane):
             The address or identity can't be used; or the address is on another machine and has no
             key.
         """
-        return cls(address, identity=identity, high_water=high_water, token=token)
+        return cls(
+            address, identity=identity, high_water=high_water, token=token,
+            allow_other_users=allow_other_users,
+        )  # fmt: skip
 
     @property
     def proves_viewer(self) -> bool:
@@ -253,6 +265,10 @@ class ZmqLane(Lane):
     def receive(self) -> Frame | None:
         if self._socket.closed:
             raise closed_here(f"the lane to {self.address}")
+        if not self._connected:
+            self._read_monitor()
+        if self._failure is not None:
+            raise self._failure  # nothing of what another user's program says is taken
         frame = self._take()
         if frame is None and self._read_monitor():
             # What came in before the end may have been noticed only now.
@@ -301,6 +317,26 @@ class ZmqLane(Lane):
             )
         return Frame(first.bytes, (), blobs)
 
+    def _check_owner(self) -> None:
+        """End a connection to another user's program, before anything of it is taken.
+
+        It has heard the greeting. Pixels are sent only to who has answered that.
+        """
+        sock = opened_again(self._fd) if self._asks_owner else None
+        if sock is None:
+            return
+        with sock:
+            uid = peer_uid(sock)
+        if uid in (None, os.geteuid(), 0):  # root's: what publishes a container's port
+            return
+        self._ended = True
+        self._failure = Refused(
+            f"what listens at {self.address} belongs to user {uid}, and this process runs as user "
+            f"{os.geteuid()}.",
+            cure="Connect to a viewer of your own, or with the .viewer file that the other one's "
+            "viewer wrote when it was started with --public.",
+        )
+
     def _require_open(self) -> None:
         if self._socket.closed:
             raise closed_here(f"the lane to {self.address}")
@@ -314,8 +350,11 @@ class ZmqLane(Lane):
             event = self._monitor.recv(_NOW)
             self._monitor.recv(_NOW)  # the address, the second part of each event
             kind = int.from_bytes(event[:2], "little")
-            if kind == _HANDSHAKE:
+            if kind == _CONNECTED:
+                self._fd = int.from_bytes(event[2:6], "little")
+            elif kind == _HANDSHAKE:
                 self._connected = True
+                self._check_owner()
             elif self._connected:
                 self._ended = True
             elif kind != _DISCONNECTED:  # that follows on each of the others

@@ -128,7 +128,9 @@ class EndedStreams:
         self._clock = clock
         self._rows: deque[_Ended] = deque(maxlen=ENDED_KEPT)
 
-    def add(self, key: object, facts: dict[str, Any], counts: Counts, how: str) -> None:
+    def add(
+        self, key: object, facts: dict[str, Any], counts: Counts, how: str, session: str = ""
+    ) -> None:
         """A stream ended.
 
         Parameters
@@ -141,8 +143,18 @@ class EndedStreams:
             They may still change: what was received is shown.
         how : str
             "closed by the worker", "the worker died", ...
+        session : str
+            Random name of its session, by which it may come back.
         """
-        self._rows.append(_Ended(key, facts, counts, how, self._clock()))
+        self._rows.append(_Ended(key, facts, counts, how, self._clock(), session))
+
+    def take_back(self, session: str) -> Counts | None:
+        """The counts of a stream that goes on: it had only lost its connection."""
+        for row in self._rows:
+            if session and row.session == session:
+                self._rows.remove(row)
+                return row.counts
+        return None
 
     def correct(self, key: object, how: str) -> None:
         """It is known better now how the stream of that key ended.
@@ -187,13 +199,20 @@ def resident_nbytes() -> int:
 
 
 class _Ended:
-    __slots__ = ("at", "counts", "facts", "how", "key")
+    __slots__ = ("at", "counts", "facts", "how", "key", "session")
 
     def __init__(
-        self, key: object, facts: dict[str, Any], counts: Counts, how: str, at: float
+        self,
+        key: object,
+        facts: dict[str, Any],
+        counts: Counts,
+        how: str,
+        at: float,
+        session: str,
     ) -> None:
         self.key = key
         self.facts = facts
         self.counts = counts
         self.how = how
         self.at = at
+        self.session = session

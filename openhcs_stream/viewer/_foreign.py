@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 #: Addresses to which acknowledgements are pushed at the same time; the one that was not used for
 #: longest is let go of.
 _MOST_PUSHERS: Final = 256
+#: Messages that are answered when the viewer is closed.
+_MOST_REFUSED: Final = 10_000
+_CLOSED: Final = "The viewer was closed before it showed this."
 #: Bytes of a control request; see `dialects.load_plain`.
 _MOST_CONTROL: Final = 1 << 16
 
@@ -100,10 +103,14 @@ class ForeignSenders:
         self._wake = wake
         self._port = 0
         self._tell_refused = SparingLog(logger, logging.WARNING, burst=10)
+        self._router: ZmqRouter | None = None
+        self._closing = False
         self._sorter: ZmqSorter | None = None
         self._desk: Desk | None = None
         self._settlement = Settlement()
         self._pushers: OrderedDict[tuple[str, int], ZmqPusher] = OrderedDict()
+        #: Of items that came and of which nothing was told yet.
+        self._untold: set[ForeignTicket] = set()
         self._run = 0
         #: Of each layer that was made of foreign items: the run in which it was last shown.
         self._runs: dict[LayerKey, int] = {}
@@ -125,6 +132,7 @@ class ForeignSenders:
         InvalidItem
             An address is taken by another viewer, or can't be used.
         """
+        self._router = router
         if not port:
             return
         self._port = port
@@ -155,12 +163,28 @@ class ForeignSenders:
             wake=self._wake,
         )
 
-    def close(self) -> None:
-        """Let go of all sockets."""
-        if self._sorter is not None:
-            self._sorter.close()
+    def refuse_rest(self) -> None:
+        """Before the router is closed: answer what came and will not be shown any more.
+
+        Blocks of such items are removed as those of others.
+        """
+        self._closing = True
+        for _ in range(_MOST_REFUSED):
+            message = self._router.receive() if self._router is not None else None
+            if message is None:
+                break
+            if not message.is_native and message.is_own_user and self._router is not None:
+                self.take(message, self._router)
         if self._desk is not None:
             self._desk.close()
+            self.take_waiting()
+        for ticket in list(self._untold):
+            self.tell(ticket, _CLOSED)
+
+    def close(self) -> None:
+        """Let go of all sockets; after the router, whose last answers are still passed on."""
+        if self._sorter is not None:
+            self._sorter.close()
         for pusher in self._pushers.values():
             pusher.close()
         self._pushers.clear()
@@ -184,10 +208,11 @@ class ForeignSenders:
 
     def take_waiting(self) -> None:
         """Take in what was published since the last time."""
-        if self._desk is None:
-            return
-        for message in self._desk.published():
-            self._take_frame(message.data, local_ipc=True, family="", process=message.process)
+        while self._desk is not None and (messages := self._desk.published()):
+            for message in messages:
+                self._take_frame(message.data, local_ipc=True, family="", process=message.process)
+            if not self._closing:
+                return  # the rest when others have had their turn
 
     def _take_frame(
         self, frame: memoryview, *, local_ipc: bool, family: str, process: int
@@ -223,7 +248,10 @@ class ForeignSenders:
         lost: list[tuple[str, str]] = []
         for item in batch.items:
             ticket = self._ticket(batch, item.id, item.route, process, cycle)
+            self._untold.add(ticket)
             try:
+                if self._closing:
+                    raise InvalidItem(_CLOSED)
                 placed = self._place(item)
                 self._arrive(Arrival(ticket, placed, dict(item.info)))
             except Exception as error:
@@ -248,6 +276,7 @@ class ForeignSenders:
 
     def tell(self, ticket: ForeignTicket, reason: str | None) -> None:
         """Acknowledge an item: displayed, or failed for a reason."""
+        self._untold.discard(ticket)
         if reason is None:
             self._settlement.displayed(ticket.cycle)
         else:

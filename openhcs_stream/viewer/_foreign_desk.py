@@ -38,8 +38,10 @@ __all__ = ["Desk", "Settlement"]
 
 logger = logging.getLogger(__name__)
 
-#: Published messages that may wait for the receiver; beyond that publishers wait, and drop.
+#: Published messages that may wait for the receiver, and their bytes beyond which no more is
+#: taken; then publishers wait, and drop at a limit of their own.
 _MOST_WAITING: Final = 1000
+_MOST_WAITING_NBYTES: Final = 64 << 20
 #: The release of OpenHCS that is named to clients of whose own nothing is known.
 NEWEST_OPENHCS: Final = "0.8.6"
 
@@ -139,6 +141,7 @@ class Desk:
         self._settlement = settlement
         self._clear, self._stop, self._wake = clear, stop, wake
         self._published: deque[PublishedMessage] = deque()
+        self._nbytes_in = self._nbytes_out = 0  #: bytes; each is counted by one thread
         self._waker = Waker()
         self._closing = False
         self._tell_refused = SparingLog(logger, logging.WARNING, burst=10)
@@ -153,6 +156,7 @@ class Desk:
         taken: list[PublishedMessage] = []
         while self._published and len(taken) < _MOST_WAITING:
             taken.append(self._published.popleft())
+            self._nbytes_out += len(taken[-1].data)
         if taken:
             self._waker.set()  # there is room again
         return taken
@@ -175,6 +179,7 @@ class Desk:
                     while (message := router.receive()) is not None:
                         self._answer(message, router)
                 self._subscribe()
+            self._subscribe()  # what came since is told of as well
         except Exception:
             logger.exception("OpenHCS's clients get no more answers: the thread for them failed")
         finally:
@@ -198,13 +203,15 @@ class Desk:
         poller.poll(None)
 
     def _has_room(self) -> bool:
-        return len(self._published) < _MOST_WAITING
+        nbytes = self._nbytes_in - self._nbytes_out
+        return len(self._published) < _MOST_WAITING and nbytes < _MOST_WAITING_NBYTES
 
     def _subscribe(self) -> None:
         if self._subscriber is None:
             return
         came = False
         while self._has_room() and (message := self._subscriber.receive()) is not None:
+            self._nbytes_in += len(message.data)
             self._published.append(message)
             came = True
         if came:

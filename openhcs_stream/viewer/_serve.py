@@ -35,6 +35,7 @@ from openhcs_stream.messages import (
     MINOR,
     ArenaOffer,
     Edited,
+    Hello,
     LaneOpened,
     LayerDeclared,
     Mode,
@@ -46,9 +47,10 @@ from openhcs_stream.messages import (
     decode,
     encode,
 )
-from openhcs_stream.pixels import MAX_ARENA_NBYTES
+from openhcs_stream.pixels import MAX_ARENA_NBYTES, give_back_free_memory
 from openhcs_stream.protocol import (
     SILENCE_S,
+    Accounts,
     Answer,
     Ended,
     MapArena,
@@ -87,6 +89,7 @@ from openhcs_stream.viewer._counts import (
     package_version,
     resident_nbytes,
 )
+from openhcs_stream.viewer._descriptors import RESERVE, spare_descriptors
 from openhcs_stream.viewer._edits import EditBook, Wanted
 from openhcs_stream.viewer._foreign import ForeignSenders, ForeignTicket, reason_of
 from openhcs_stream.viewer._kept import Keeper, Removal, WhenMemoryFull
@@ -142,6 +145,9 @@ MAX_NEW_LANES = 64
 MAX_ASKED = 1024
 #: A side lane, or a session, that says nothing for this long is closed.
 GREETING_S = 10.0
+#: Memory that many messages took is given back after so many, and not more often than this.
+TRIM_AFTER = 1000
+TRIM_EVERY_S = 10.0
 #: Longest sleep of the receiver's thread; it only bounds how late silence is noticed.
 LOOK_EVERY_S = 1.0
 
@@ -245,11 +251,15 @@ class Receiver:
         self._started = time.time()
         self._peers: dict[int, Peer] = {}
         self._by_identity: dict[bytes, Peer] = {}
+        self._accounts = Accounts()
         self._lane_peers: dict[int, tuple[Lane, Peer]] = {}
         self._new_lanes: dict[int, tuple[Lane, float, bool]] = {}
         self._keys = itertools.count()
         self._history = EndedStreams()
         # What a peer can bring about as often as it likes.
+        #: Messages by ZeroMQ since memory that they took was given back to the system, and when.
+        self._taken = 0
+        self._trimmed_at = time.monotonic()
         self._foreign_refused = SparingLog(logger, logging.WARNING)
         self._tell_closed = SparingLog(logger, logging.WARNING, burst=10)
         self._tell_ended = SparingLog(logger, logging.WARNING, burst=10)
@@ -328,6 +338,7 @@ class Receiver:
             token=endpoint.token,
             modes=self._modes,
             required=self._required,
+            run=secrets.token_hex(16),
         )
         for each in self._loggers():
             each.addHandler(self._log)
@@ -600,6 +611,7 @@ class Receiver:
             message = self._router.receive()
             if message is None:
                 return
+            self._taken += 1
             if message.is_native:
                 self._take_native(message)
             elif message.is_own_user:
@@ -613,12 +625,9 @@ class Receiver:
         peer = self._by_identity.get(message.identity)
         lane = self._router.lane(message.identity)
         if peer is None:
-            if len(self._peers) >= MAX_SESSIONS:
-                log_event(logger, logging.WARNING, "limit reached", sessions=MAX_SESSIONS)
-                refusal = Refusal(
-                    f"{MAX_SESSIONS} sessions are open already.",
-                    "Close some, or use one more often.",
-                )
+            refusal = self._no_room()
+            if refusal is not None:
+                log_event(logger, logging.WARNING, "limit reached", sessions=len(self._peers))
                 lane.send(encode(refusal))
                 lane.close()
                 return
@@ -636,10 +645,25 @@ class Receiver:
         lane.deliver(message.to_frame())
         self._take_lane(peer, lane)
 
+    def _no_room(self) -> Refusal | None:
+        """Why no more sessions are taken; None: they are."""
+        if len(self._peers) >= MAX_SESSIONS:
+            return Refusal(
+                f"{MAX_SESSIONS} sessions are open already.", "Close some, or use one more often."
+            )
+        if spare_descriptors() < RESERVE:
+            return Refusal(
+                f"the viewer may open hardly any more files; {len(self._peers)} sessions are open.",
+                "Close some, or start the viewer with a higher limit (ulimit -n).",
+            )
+        return None
+
     def _new_peer(self, lane: Lane, *, trusted: bool) -> Peer:
         assert self._facts is not None
         side = "" if lane.carries_fds else self._side_address
-        session = ReceiverSession(self._facts, lane=side, key=new_token(), trusted=trusted)
+        session = ReceiverSession(
+            self._facts, lane=side, key=new_token(), trusted=trusted, accounts=self._accounts
+        )
         peer = Peer(session, lane)
         session.heard_at = time.monotonic()
         self._peers[id(peer)] = peer
@@ -690,11 +714,19 @@ class Receiver:
         self._lane_peers[id(lane)] = (lane, peer)
         self._take_lane(peer, lane)
 
-    def _take_lane(self, peer: Peer, lane: Lane) -> None:
-        """Take in what waits on one lane; a peer's fault ends its session and no other."""
+    def _take_lane(self, peer: Peer, lane: Lane) -> int:
+        """Take in what waits on one lane; a peer's fault ends its session and no other.
+
+        Returns
+        -------
+        int
+            How many frames were taken, at most a turn's.
+        """
+        count = 0
         try:
             for message, frame in peer.frames(lane):
                 self._take(peer, message, frame)
+                count += 1
         except LaneClosed as error:
             peer.how_ended = "the worker died"
             gone = ViewerLost(f"{peer.label} is gone: {error.what}")
@@ -704,10 +736,32 @@ class Receiver:
             self._carry_out(peer, peer.session.lost(error), None)
         if not peer.is_closed:
             peer.send_report()
+        return 0 if peer.is_closed else count
+
+    def _go_on(self, peer: Peer, hello: Hello) -> None:
+        """A sender that lost its lanes greets anew: the lanes that it had before are over.
+
+        It has let go of them, so that nothing more comes there; what came before is taken first.
+        """
+        for old in list(self._peers.values()):
+            if old is peer or old.facts is None or old.session.hello is None:
+                continue
+            if old.session.hello.session != hello.session:
+                continue
+            while old.side is not None and self._take_lane(old, old.side):
+                pass
+            old.how_ended = "its connection was lost"
+            gone = ViewerLost(f"{old.label} has connected anew.")
+            self._carry_out(old, old.session.lost(gone), None)
+        counts = self._history.take_back(hello.session)
+        if counts is not None:
+            peer.counts = counts
 
     def _take(self, peer: Peer, message: Message, frame: Frame) -> None:
         if isinstance(message, LayerDeclared):
             peer.declared(len(frame.data))
+        if isinstance(message, Hello) and message.attempt and peer.session.admits(message):
+            self._go_on(peer, message)
         if frame.fds and not isinstance(message, ArenaOffer):
             close_fds(frame)
             raise ProtocolViolation("descriptors came with a message that has none.")
@@ -905,8 +959,7 @@ class Receiver:
                 self._failed(peer, ticket.seq, reason, was_received=True)
         while self._gone:
             own = self._gone.popleft()
-            if not own.peer.is_closed:
-                own.peer.session.gone(own.seq)
+            own.peer.session.gone(own.seq)
         while self._edited:
             edit = self._edited.popleft()
             for peer in self._peers.values():
@@ -925,6 +978,9 @@ class Receiver:
     def _tend(self) -> None:
         """Close what was opened and never said who it is, and senders that fell silent."""
         now = time.monotonic()
+        if self._taken > TRIM_AFTER and now - self._trimmed_at > TRIM_EVERY_S:
+            self._taken, self._trimmed_at = 0, now
+            give_back_free_memory()
         for lane, since, _ in list(self._new_lanes.values()):
             if now - since > GREETING_S:
                 del self._new_lanes[id(lane)]
@@ -935,7 +991,7 @@ class Receiver:
             # With a side lane the end of file tells; without one only silence does.
             if peer.side is None and now - session.heard_at > limit:
                 peer.how_ended = f"it said nothing for {limit:g} s"
-                self._carry_out(peer, session.lost(None), None)
+                self._carry_out(peer, session.fell_silent(f"{peer.how_ended}."), None)
 
     def _note_end(self, peer: Peer, error: StreamError | None) -> None:
         key = next((key for key, each in self._by_identity.items() if each is peer), id(peer))
@@ -950,7 +1006,7 @@ class Receiver:
             level = logging.DEBUG
         log_event(logger, level, "session ended", **peer.who, how=how, **peer.counts.totals())
         if peer.facts is not None:
-            self._history.add(key, peer.facts, peer.counts, how)
+            self._history.add(key, peer.facts, peer.counts, how, peer.session.hello.session)
 
     def _drop(self, peer: Peer) -> None:
         self._peers.pop(id(peer), None)
@@ -966,15 +1022,17 @@ class Receiver:
 
     def _let_go(self) -> None:
         for peer in list(self._peers.values()):
-            self._drop(peer)
+            peer.how_ended = "the viewer was closed"
+            self._carry_out(peer, peer.session.close("it was closed."), None)
         for lane, _, _ in self._new_lanes.values():
             lane.close()
         self._new_lanes.clear()
         for listener in self._listeners:
             listener.close()
-        self._foreign.close()
+        self._foreign.refuse_rest()
         if self._router is not None:
             self._router.close()
+        self._foreign.close()
         self._keeper.clear()
 
 

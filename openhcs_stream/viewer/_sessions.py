@@ -12,7 +12,7 @@ import numpy as np
 
 from openhcs_stream import rois as roi_codecs
 from openhcs_stream.errors import OutOfSpace, ProtocolViolation, StreamError, printable
-from openhcs_stream.messages import Bye, Edited, decode, encode
+from openhcs_stream.messages import Bye, Edited, Refusal, decode, encode
 from openhcs_stream.pixels import MappedArenas, numpy_dtype
 from openhcs_stream.protocol import ReceiverPhase
 from openhcs_stream.transport import LaneClosed, SparingLog
@@ -130,7 +130,7 @@ class Peer:
         """Send on the lane where the session began."""
         self._send(self.control, encode(message))
         side = self.side
-        if isinstance(message, Bye) and side is not None and side is not self.control:
+        if isinstance(message, Bye | Refusal) and side is not None and side is not self.control:
             # There as well: else the side lane's end would overtake the reason.
             self._send(side, encode(message))
 

@@ -3,8 +3,6 @@
 It has a home, a runtime folder and, where the system lets it, a /dev/shm of its own, and it adopts
 whatever its descendants leave behind: what is below it in the tree of processes when a trial is
 over, and is no viewer that goes on living, was left.
-
-As a program it reads trials as JSON lines and writes their results as JSON lines.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import ctypes
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -178,6 +175,7 @@ class Running:
     program: Program
     name: str
     address: str
+    port: int
     base: dict[str, int] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
@@ -255,13 +253,14 @@ class Cell:
         self.programs.append(program)
         return program
 
-    def viewer(self, kind: str, *, name: str = "") -> Running:
+    def viewer(self, kind: str, *, name: str = "", port: int = 0) -> Running:
         """Start a viewer; "+" behind the kind gives it a window, and an X server of its own."""
         self._number += 1
         name = name or f"{kind.rstrip('+')}-{self._number}"
+        port = port or free_port()
         command = [
             sys.executable, "-m", "scripts._campaign.viewer", kind.rstrip("+"), "--json",
-            "--name", name, "--port", str(free_port()),
+            "--name", name, "--port", str(port),
         ]  # fmt: skip
         if kind.endswith("+"):
             script = 'source "$1"; shift; bring_display program; exec "$@"'
@@ -275,7 +274,7 @@ class Cell:
         if word is None:
             started.kill()
             raise CellError(f"the {kind} viewer did not start: {started.last_words()}")
-        viewer = Running(kind, started, name, word["addresses"][0])
+        viewer = Running(kind, started, name, word["addresses"][0], port)
         viewer.names = self.names(self.run) - before
         self.viewers.append(viewer)
         return viewer
@@ -291,6 +290,16 @@ class Cell:
             if problem:
                 raise CellError(f"a fresh viewer is not well: {problem}")
         self.settle_base(viewer)
+        return viewer
+
+    def revive(self, dead: Running) -> Running:
+        """Start a viewer again that has died: of the same name, on the same port, for all who wait.
+
+        Nothing is asked of it, for its senders may be back at once.
+        """
+        viewer = self.viewer(dead.kind, name=dead.name, port=dead.port)
+        viewer.base = dead.base
+        viewer.names |= dead.names  # some lie there already, and are its own now
         return viewer
 
     def settle_base(self, viewer: Running) -> None:
@@ -384,12 +393,15 @@ class Cell:
             with contextlib.suppress(OSError):
                 status = os.lstat(name)
                 left.nbytes += status.st_blocks * 512 if name.startswith(str(_SHM)) else 0
-        for viewer in self.viewers:
-            left.nbytes += sum(arena.nbytes for arena in arenas_of(viewer.pid))
-        for pid in self.strangers():
-            left.nbytes += sum(arena.nbytes for arena in arenas_of(pid))
+        wait_for(lambda: not self.arena_nbytes())
+        left.nbytes += self.arena_nbytes()
         self.clean(left)
         return left
+
+    def arena_nbytes(self) -> int:
+        """Arenas in viewers, and in what does not belong there: all of the workers are dead."""
+        pids = [*(viewer.pid for viewer in self.viewers), *self.strangers()]
+        return sum({arena.inode: arena.nbytes for pid in pids for arena in arenas_of(pid)}.values())
 
     def sweep(self, run: Path) -> None:
         """What `openhcs-stream gc` does, and every look for a running viewer."""
@@ -461,25 +473,3 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
     except OSError:
         return ""
-
-
-def main() -> None:
-    """Take trials from standard input, one after another."""
-    from scripts._campaign.trial import run_trial
-
-    folder = Path(tempfile.mkdtemp(prefix="ohs-", dir=sys.argv[1]))
-    results = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints must not get between the results
-    cell = Cell(folder)
-    try:
-        for line in sys.stdin:
-            result = run_trial(cell, json.loads(line))
-            results.write(json.dumps(asdict(result)) + "\n")
-            results.flush()
-    finally:
-        cell.end()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()

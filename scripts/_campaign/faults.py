@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from scripts._campaign.original import plan_original
 from scripts._campaign.others import OtherTrial, plan_others
-from scripts._campaign.plan import PHASES, SCENARIOS, plan
+from scripts._campaign.plan import PHASES, SCENARIOS, SHORT_SCENARIOS, plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         help="kills of these scenarios only",
     )
     parser.add_argument(
+        "--short", action="store_true", help="only what starts soon: no windows, no Java"
+    )
+    parser.add_argument(
         "--only", type=int, action="append", metavar="NUMBER", help="of all that are drawn, these"
     )
     return parser
@@ -88,9 +91,10 @@ def _plan(arguments: argparse.Namespace) -> list[AnyTrial]:
         trials += plan_original(arguments.trials, arguments.seed)
     else:
         if arguments.faults != "other":
-            trials += plan(arguments.trials, arguments.seed, arguments.scenario)
+            wanted = arguments.scenario or (SHORT_SCENARIOS if arguments.short else ())
+            trials += plan(arguments.trials, arguments.seed, wanted)
         if arguments.faults != "kill":
-            trials += plan_others(first=len(trials))
+            trials += plan_others(first=len(trials), short=arguments.short)
     return [each for each in trials if arguments.only is None or each.number in arguments.only]
 
 
@@ -111,7 +115,7 @@ def run(trials: Sequence[AnyTrial], *, jobs: int) -> tuple[dict[int, dict[str, A
 
     def cell() -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scripts._campaign.cell", str(folder)],
+            [sys.executable, "-m", "scripts._campaign.trial", str(folder)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdin is not None
@@ -192,7 +196,7 @@ def table(
     done = [trial for trial in trials if trial.number in results]
     phases = [each.name for each in PHASES]
     phases += sorted({each.phase for each in done if not isinstance(each, OtherTrial)} - {*phases})
-    names = [*list(dict.fromkeys(each.name for each in SCENARIOS)), "original"]
+    names = [*(each.name for each in SCENARIOS), "original"]
     names = [name for name in names if any(each.scenario == name for each in done)]
     lines = []
     if names:

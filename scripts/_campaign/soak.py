@@ -25,7 +25,7 @@ from openhcs_stream.errors import StreamError
 from scripts._campaign.cell import Cell, wait_for
 
 if TYPE_CHECKING:
-    from scripts._campaign.cell import Program, Running
+    from scripts._campaign.cell import Program
 
 SAMPLE_S: Final = 2.0
 #: The first part of the time, in which memory may grow to what it will be.
@@ -53,6 +53,11 @@ class Watch:
             found = dict(line.split(":") for line in lines if ":" in line and "-" not in line[:20])
             self.samples.append((now_s, int(found["Pss_Anon"].split()[0]) / 1024))
 
+    @property
+    def most_mib(self) -> float:
+        """The most that it ever had."""
+        return round(max((mib for _, mib in self.samples), default=0.0), 1)
+
     def tell(self, seconds: float) -> dict[str, Any]:
         """How much there is, and how it grows after the warm-up."""
         warm = [each for each in self.samples if each[0] >= WARM_UP * seconds]
@@ -63,7 +68,7 @@ class Watch:
         early, late = statistics.median(mib[:quarter]), statistics.median(mib[-quarter:])
         return {
             "mib": round(late, 1),
-            "most_mib": round(float(mib.max()), 1),
+            "most_mib": self.most_mib,
             "growth_mib": round(late - early, 1),
             "slope_mib_per_min": round(float(np.polyfit(times / 60, mib, 1)[0]), 3),
             "is_flat": bool(late - early <= max(GROWTH * early, GROWTH_MIB)),
@@ -81,7 +86,7 @@ class Soak:
         self.troubles: Counter[str] = Counter()
         os.environ["CAMPAIGN_COUNTS"] = "1"
         self.steady = cell.ready_viewer(kinds[0])
-        self.other = self.start_other()
+        self.other = self.cell.viewer(kinds[1], name="other")
         self.watches = [Watch(f"steady {kinds[0]}", self.steady.pid)]
         self.lives: list[Watch] = [Watch(kinds[1], self.other.pid)]
         self.workers: list[Program] = []
@@ -100,9 +105,6 @@ class Soak:
             )  # fmt: skip
             self.workers.append(worker)
             self.watches.append(Watch(f"worker {number}", worker.pid))
-
-    def start_other(self) -> Running:
-        return self.cell.viewer(self.kinds[1], name="other")
 
     def run(self, seconds: float) -> None:
         """Let it go on, with troubles now and then."""
@@ -140,7 +142,7 @@ class Soak:
                 self.found.append("a viewer that was asked to stop did not end")
         other.program.kill()
         self.cell.forget(other)
-        self.other = self.start_other()
+        self.other = self.cell.revive(other)
         self.lives.append(Watch(self.kinds[1], self.other.pid))
 
     def end(self) -> list[dict[str, Any]]:
@@ -235,9 +237,7 @@ def _report(soak: Soak, words: list[dict[str, Any]], seconds: float) -> dict[str
         "sessions": sum(word["sessions"] for word in words),
         "troubles": dict(soak.troubles),
         "memory": memory,
-        "most_mib_of_lives": [
-            round(max((m for _, m in each.samples), default=0.0), 1) for each in soak.lives
-        ],
+        "most_mib_of_lives": [each.most_mib for each in soak.lives],
         "bytes_left": left.nbytes,
         "names_left": len(left.names),
         "processes_left": len(left.processes),

@@ -22,7 +22,7 @@ from scripts._campaign.leftovers import more_than, settled_counts
 from scripts._campaign.worker import warm_up
 
 if TYPE_CHECKING:
-    from openhcs_stream.stream import Receipt, Stream
+    from openhcs_stream.stream import Receipt, Stream, WhenFull
 
 #: Longest that any call may block, as each stream declares it.
 LIMIT_S: Final = 30.0
@@ -31,7 +31,7 @@ SIDES: Final = (22, 45, 90, 181, 362, 724, 1448, 2896, 4096)
 HUGE_SIDE: Final = 8192
 #: Large images of all workers share their places: what a viewer keeps has a bound.
 SHARED_FROM: Final = 1448
-POLICIES: Final = ("block", "block", "drop")
+POLICIES: Final[tuple[WhenFull, ...]] = ("block", "block", "drop")
 FINAL: Final = ("displayed", "failed", "dropped")
 
 
@@ -51,7 +51,7 @@ class SoakWorker:
         self.nbytes = 0
         self.sessions = 0
         self.hurt: list[str] = []
-        self.policy = "block"
+        self.policy: WhenFull = "block"
 
     def tell(self, at: str, **more: Any) -> None:
         print(json.dumps({"at": at, **more}), flush=True)
@@ -76,9 +76,10 @@ class SoakWorker:
             if stream is not None:
                 self.session(stream)
         left = more_than(base)
-        self.tell("ended", name=self.name, items=self.items, by_viewer=self.by_viewer,
-                  nbytes=self.nbytes, sessions=self.sessions, hurt=self.hurt,
-                  left=left)  # fmt: skip
+        self.tell(
+            "ended", name=self.name, items=self.items, by_viewer=self.by_viewer, left=left,
+            nbytes=self.nbytes, sessions=self.sessions, hurt=self.hurt,
+        )  # fmt: skip
 
     def connect(self) -> Stream | None:
         """A stream of some policy, on some lane; None where a viewer is not there just now."""
@@ -185,6 +186,9 @@ class SoakWorker:
             self.flush(stream)
         elif chance < 0.99 and self.policy == "block":
             self.image(stream, HUGE_SIDE)
+        elif chance > 0.995:
+            for _ in range(400):  # more at once than a viewer takes
+                self.image(stream, dice.choice(SIDES[3:6]))
 
     def keep(self, receipt: Receipt) -> None:
         self.receipts.append(receipt)

@@ -1,24 +1,28 @@
-"""One trial: somebody dies at some moment; then the survivors and the floor are looked at."""
+"""One trial: somebody dies at some moment; then the survivors and the floor are looked at.
+
+As a program it is a cell: it reads trials as JSON lines and writes their results as JSON lines.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
+import sys
+import tempfile
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import openhcs_stream
 from openhcs_stream import discovery
-from scripts._campaign.cell import CellError, Left, Program, Running, state_of, wait_for
+from scripts._campaign.cell import Cell, CellError, Left, Program, Running, state_of, wait_for
 from scripts._campaign.original import run_original
 from scripts._campaign.others import OTHERS
 from scripts._campaign.worker import EXIT_S, LIMIT_S, SLACK_S
-
-if TYPE_CHECKING:
-    from scripts._campaign.cell import Cell
 
 __all__ = ["Result", "run_trial"]
 
@@ -200,8 +204,7 @@ class _Kill:
                         f"a worker did not notice within {time.monotonic() - died_at:.1f} s "
                         f"that its viewer had died; it said {each.heard[-2:]}"
                     )
-        for viewer in dead:
-            fresh.append(self.cell.ready_viewer(viewer.kind, besides=fresh))
+        fresh += [self.cell.revive(viewer) for viewer in dead]
         self.viewers = fresh
         addresses = [viewer.address for viewer in fresh]
         for each in survivors:
@@ -289,3 +292,23 @@ def _stack(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/wchan").read_text()
     return ""
+
+
+def main() -> None:
+    """Take trials from standard input, one after another, in a new folder below the given one."""
+    folder = Path(tempfile.mkdtemp(prefix="ohs-", dir=sys.argv[1]))
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints must not get between the results
+    cell = Cell(folder)
+    try:
+        for line in sys.stdin:
+            result = run_trial(cell, json.loads(line))
+            results.write(json.dumps(asdict(result)) + "\n")
+            results.flush()
+    finally:
+        cell.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 Environment variables give it troubles: CAMPAIGN_SLOW_S seconds for each drawing, an exception for
 layers whose name holds CAMPAIGN_RAISES, CAMPAIGN_AS_MIB of address space beyond what it has when
-it is ready, at most CAMPAIGN_FILES open files. With CAMPAIGN_COUNTS its status tells how many
-items of each stream, by the stream's name, it has displayed in its life.
+it is ready, CAMPAIGN_FILES more open files than then. With CAMPAIGN_COUNTS its status tells how
+many items of each stream, by the stream's name, it has displayed in its life.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> int:
 
         serve(*args, on_ready=then, **kwargs)
 
-    room.serve = ready
+    room.serve = ready  # type: ignore[assignment]
     return command(sys.argv[1:])
 
 
@@ -105,7 +105,8 @@ def limit() -> None:
         nbytes = pages * resource.getpagesize() + (int(mib) << 20)
         resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
     if files:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), int(files)))
+        most = max(int(fd) for fd in os.listdir("/proc/self/fd")) + int(files)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

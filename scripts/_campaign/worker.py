@@ -254,11 +254,11 @@ class Worker:
         pixels: npt.NDArray[np.uint16] = np.full((side, side), value, np.uint16)
         if side == 256:
             self.last[number % PLACES] = value
-        return self.timed(
-            "image", LIMIT_S, self.stream.image, pixels,
-            name=self.layer if side == 256 else f"{self.layer}, {side}",
-            place={"z": number % PLACES},
-        )  # type: ignore[no-any-return]  # fmt: skip
+        name = self.layer if side == 256 else f"{self.layer}, {side}"
+        receipt: Receipt = self.timed(
+            "image", LIMIT_S, self.stream.image, pixels, name=name, place={"z": number % PLACES}
+        )
+        return receipt
 
     def wait(self, receipt: Receipt) -> None:
         self.timed("wait", LIMIT_S, receipt.wait, timeout_s=LIMIT_S)

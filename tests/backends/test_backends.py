@@ -92,6 +92,7 @@ class NoteStream:
         self.batches = 0
         self.closed = False
         self.viewers: tuple[str, ...] = ("napari",)
+        self.awaited: tuple[str, ...] = ()
         self.outcomes: list[str] = []
 
     @contextlib.contextmanager
@@ -336,14 +337,26 @@ class TestStreams:
         backend.save(IMAGE, PATH, **settings(port=5556))
         assert [len(stream.sent) for stream in streams] == [3, 1]
 
-    def test_a_lost_viewer_is_connected_to_anew(
+    def test_another_viewer_is_started_for_one_that_was_given_up(
         self, backend: NapariStreamingBackend, streams: list[NoteStream]
     ) -> None:
-        backend.save(IMAGE, PATH, **settings())
-        streams[0].viewers = ()
-        backend.save(IMAGE, PATH, **settings())
+        backend.save(IMAGE, PATH, **settings(port=None))
+        streams[0].viewers, streams[0].awaited = (), ("napari",)
+        backend.save(IMAGE, PATH, **settings(port=None))  # it may be back
+        assert len(streams) == 1
+        streams[0].awaited = ()
+        backend.save(IMAGE, PATH, **settings(port=None))
         assert streams[0].closed
         assert len(streams[1].sent) == 1
+
+    def test_the_stream_looks_for_a_lost_viewer_at_its_port(
+        self, backend: NapariStreamingBackend, streams: list[NoteStream]
+    ) -> None:
+        backend.save(IMAGE, PATH, **settings(port=7777))
+        streams[0].viewers = ()
+        backend.save(IMAGE, PATH, **settings(port=7777))
+        assert len(streams) == 1
+        assert not streams[0].closed
 
     def test_cleanup_closes_and_may_be_repeated(self, streams: list[NoteStream]) -> None:
         backend = NapariStreamingBackend()

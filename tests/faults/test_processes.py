@@ -184,3 +184,10 @@ def test_leaving_inside_a_batch(
 ) -> None:
     assert run("end_inside_a_batch", status=4) == [["displayed", "dropped"]]
     assert [layer.key.name for layer in receiver.viewer.layers.values()] == ["before"]
+
+
+def test_interrupted_calls_leave_the_stream_in_order(run: Callable[..., Any]) -> None:
+    (said,) = run("interrupted")
+    assert said == {
+        "seen": 20, "last": "displayed", "states": ["displayed"], "waiting": 0, "held": 0
+    }  # fmt: skip

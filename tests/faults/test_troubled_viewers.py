@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import openhcs_stream
-from openhcs_stream.errors import ItemFailed, StreamError
+from openhcs_stream.errors import ItemFailed, Refused, StreamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,11 +106,33 @@ def test_a_viewer_that_has_no_descriptors_left_says_so(
         first.image(SMALL, name="small").wait()
 
 
+@pytest.mark.parametrize("side_lane", [True, False], ids=["shared memory", "sockets"])
+def test_more_senders_than_a_viewer_has_descriptors_for_are_refused(
+    viewer: tuple[subprocess.Popen[str], str], side_lane: bool
+) -> None:
+    """ZeroMQ ends a process that has none left for a connection: it must not come to that."""
+    process, address = viewer
+    with contextlib.ExitStack() as streams:
+        first = streams.enter_context(connect(address, side_lane=side_lane))
+        first.image(SMALL, name="few files").wait()
+        refusals = []
+        for _ in range(60):
+            try:
+                stream = streams.enter_context(connect(address, side_lane=side_lane))
+                stream.image(SMALL, name="crowd").wait()
+            except Refused as error:
+                refusals.append(str(error))
+        assert process.poll() is None
+        assert 0 < len(refusals) < 60
+        assert all("ulimit -n" in refusal for refusal in refusals)
+        first.image(SMALL, name="first").wait()
+
+
 def test_what_a_viewer_displayed_before_its_end_counts_where_a_send_met_the_end_first(
     viewer: tuple[subprocess.Popen[str], str],
 ) -> None:
     process, address = viewer
-    with contextlib.closing(connect(address)) as stream:
+    with contextlib.closing(connect(address, reconnect_s=0)) as stream:
         with stream._group.leading():  # nobody reads what the viewer says
             shown = stream.image(SMALL, name="shown")
             wait_for(lambda: displayed(address) == 1)

@@ -1,7 +1,8 @@
-"""A viewer that gets into trouble when it is shown a layer of a certain name.
+"""A viewer, as a program, that gets into trouble when it is shown a layer of a certain name.
 
 "fork": it has a child from then on, as plugins do. "no memory": it gets no more address space.
-"no files": it can open no more files. It prints its address, then the child's process number.
+"no files": it can open no more files; "few files": 40 more. It prints its address, then the
+child's process number.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class TroubledViewer(MemoryViewer):
                 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             case "no files":
                 limit = len(os.listdir("/proc/self/fd")) - 1
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            case "few files":
+                limit = max(int(fd) for fd in os.listdir("/proc/self/fd")) + 40
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 

@@ -312,7 +312,7 @@ def send_until_killed(address: str) -> NoReturn:
 
 
 def joblib_backend(address: str, backend: str) -> None:
-    joblib: Any = importlib.import_module("joblib")  # it has no types
+    import joblib
 
     states = joblib.Parallel(n_jobs=2, backend=backend)(
         joblib.delayed(send)(address, number) for number in range(6)
@@ -326,7 +326,7 @@ def joblib_backend(address: str, backend: str) -> None:
 
 def joblib_given_a_stream(address: str) -> None:
     """A stream, and a receipt, can't be sent to another process: that is said, with the cure."""
-    joblib: Any = importlib.import_module("joblib")  # it has no types
+    import joblib
 
     stream = connect(address)
     said = []
@@ -458,6 +458,38 @@ def end_inside_a_batch(address: str) -> None:
     with stream.batch():
         receipts += [stream.image(IMAGE, name="batch", place={"z": z}) for z in range(4)]
         sys.exit(4)
+
+
+def interrupted(address: str) -> None:
+    """Ctrl-C in the middle of calls: the stream goes on to work."""
+    stream = connect(address)
+    seen = 0
+    receipts: list[Receipt] = []
+    deadline = time.monotonic() + 20.0
+    while seen < 20 and time.monotonic() < deadline:
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            while True:
+                receipts.append(stream.image(IMAGE, name="interrupted"))
+        except KeyboardInterrupt:
+            seen += 1
+        timer.join()
+    last = stream.image(IMAGE, name="last").wait().state
+    stream.flush()
+    states = {receipt.state for receipt in receipts}
+    status = stream.status()[0]
+    stats = stream._pool.stats()
+    stream.close()
+    say(
+        {
+            "seen": seen,
+            "last": last,
+            "states": sorted(states),
+            "waiting": status.waiting,
+            "held": stats.slots - stats.free_slots,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -1102,3 +1102,19 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_slot_that_its_taker_lost_is_free_again() -> None:
+    """Ctrl-C may come between taking a slot and noting it down, as often as it likes."""
+    with PixelPool(quota_nbytes=1 << 20) as pool:
+        for _ in range(3):
+            slots = [pool.acquire(4096) for _ in range(4)]
+            assert None not in slots
+            del slots
+            stats = pool.stats()
+            assert stats.slots == stats.free_slots
+        slot = pool.acquire(4096)
+        assert slot is not None
+        pool.publish(slot, [1])
+        del slot
+        assert pool.stats().leases == 1

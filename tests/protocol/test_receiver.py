@@ -272,7 +272,7 @@ VIOLATION = ProtocolViolation("it sent nonsense.", cure="Mend it.")
 
 def test_who_breaks_the_rules_is_told_why_the_session_ends() -> None:
     told = run(session(), [FAR, lost(VIOLATION)])
-    assert told == [SendControl(Bye("it sent nonsense.")), Ended(VIOLATION)]
+    assert told == [SendControl(Bye("it sent nonsense.", "refused")), Ended(VIOLATION)]
 
 
 @pytest.mark.parametrize("error", [VIOLATION, ProtocolMismatch("2.0 and 1.0.", cure="Mend it.")])
@@ -282,13 +282,13 @@ def test_a_greeting_that_can_not_be_taken_is_refused(error: StreamError) -> None
     assert told == [SendControl(Refusal(error.what, "Mend it.")), Ended(error)]
 
 
-def test_who_is_gone_is_told_nothing() -> None:
-    assert run(session(), [FAR, lost(GONE)]) == [Ended(GONE)]
-
-
 def test_who_can_not_be_served_any_more_is_told_why() -> None:
     full = OutOfSpace("no memory.")
     assert run(session(), [FAR, lost(full)]) == [SendControl(Bye("no memory.")), Ended(full)]
+
+
+def test_who_is_gone_is_told_nothing() -> None:
+    assert run(session(), [FAR, lost(GONE)]) == [Ended(GONE)]
 
 
 # --- reports ------------------------------------------------------------------------------------

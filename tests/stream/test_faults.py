@@ -58,7 +58,7 @@ def test_viewer_is_killed_in_mid_stream(
     viewer_process: Callable[..., tuple[subprocess.Popen[str], str]],
 ) -> None:
     process, address = viewer_process()
-    stream = openhcs_stream.connect(address, timeout_s=10)
+    stream = openhcs_stream.connect(address, timeout_s=10, reconnect_s=0)
     image = np.zeros((512, 512), np.uint16)
     stream.image(image).wait()
     receipts = [stream.image(image) for _ in range(20)]
@@ -82,7 +82,7 @@ def test_one_of_two_viewers_is_killed(
     viewer_process: Callable[..., tuple[subprocess.Popen[str], str]], served: Served
 ) -> None:
     process, address = viewer_process()
-    with openhcs_stream.connect([address, served.address]) as stream:
+    with openhcs_stream.connect([address, served.address], reconnect_s=0) as stream:
         image = np.arange(512 * 512, dtype=np.uint32).reshape(512, 512)
         stream.image(image, name="it").wait()
         process.kill()

@@ -29,7 +29,7 @@ from openhcs_stream.errors import (
     ViewerUnreachable,
 )
 from openhcs_stream.rois import Roi
-from openhcs_stream.stream import _connect, _openhcs_acks, _openhcs_batches, _openhcs_settle
+from openhcs_stream.stream import _openhcs_acks, _openhcs_batches, _openhcs_settle, _reach
 from openhcs_stream.tracker import registry
 from openhcs_stream.transport import ZmqCollector
 from openhcs_stream.viewer import MemoryViewer, Receiver
@@ -185,7 +185,7 @@ class TestReaching:
     def test_another_program_beside_the_port_delays_nobody_for_long(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_connect, "PING_S", 0.1)
+        monkeypatch.setattr(_reach, "PING_S", 0.1)
         port = free_port()
         with socket.socket() as other:
             other.bind(("127.0.0.1", port + 1000))

@@ -23,6 +23,7 @@ from openhcs_stream.errors import (
     ViewerUnreachable,
 )
 from openhcs_stream.messages import DTYPES
+from openhcs_stream.stream import _connect
 from openhcs_stream.tracker import registry
 from openhcs_stream.viewer import MemoryViewer
 
@@ -505,7 +506,10 @@ def test_received_is_told_while_the_window_sleeps(serve_here: Callable[..., Serv
     stream.close(timeout_s=0.05)
 
 
-def test_view_is_one_line(serve_here: Callable[..., Served]) -> None:
+def test_view_is_one_line(
+    serve_here: Callable[..., Served], request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(_connect._forget_shared)
     served = serve_here()
     openhcs_stream.view(np.full((5, 5), 7, np.uint8), "memory", name="seen").wait()
     openhcs_stream.view(np.full((5, 5), 8, np.uint8), "memory", name="seen").wait()

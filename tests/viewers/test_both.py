@@ -60,7 +60,9 @@ def test_both_show_the_same_and_one_outlives_the_other(both: tuple[Endpoint, End
     planes = rng.integers(0, 2**16, (3, 64, 48), dtype=np.uint16)
     labels = rng.integers(0, 200, (64, 48), dtype=np.uint16)
     square = np.array([(5.0, 5.0), (5.0, 30.0), (30.0, 30.0), (30.0, 5.0)])
-    with openhcs_stream.connect(["napari", "fiji"], timeout_s=20, launch=False) as stream:
+    with openhcs_stream.connect(
+        ["napari", "fiji"], reconnect_s=0, timeout_s=20, launch=False
+    ) as stream:
         for z, plane in enumerate(planes):
             stream.image(plane, name="raw", place={"well": "A01", "z": z})
         # One slot each, however many viewers read it.

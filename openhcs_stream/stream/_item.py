@@ -1,0 +1,103 @@
+"""An item on its way: what is told of it, and where its pixels lie until they are received."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from openhcs_stream.messages import CHUNK_NBYTES, Item, Part
+
+if TYPE_CHECKING:
+    from openhcs_stream.messages import PlaceValue
+    from openhcs_stream.pixels import Slot
+    from openhcs_stream.stream._receipt import Receipt
+
+__all__ = ["Outgoing", "described", "parts_of"]
+
+
+class Outgoing:
+    """One item, from the moment when its pixels lie in memory until every viewer told its end.
+
+    Attributes
+    ----------
+    seq : int
+        Its number in the stream; -1 until it is told to the viewers.
+    slot : Slot or None
+        Where its pixels lie; None: it has none.
+    lease : int
+        For which the viewers hold the slot.
+    first_nbytes : int
+        How much of it lies there; an item that is larger than a slot goes in parts.
+    """
+
+    __slots__ = (
+        "dtype",
+        "first_nbytes",
+        "info",
+        "layer",
+        "lease",
+        "nbytes",
+        "place",
+        "receipt",
+        "seq",
+        "shape",
+        "slot",
+    )
+
+    def __init__(
+        self,
+        layer: int,
+        place: tuple[PlaceValue, ...],
+        shape: tuple[int, ...],
+        dtype: str,
+        nbytes: int,
+        info: dict[str, Any],
+        receipt: Receipt,
+    ) -> None:
+        self.layer = layer
+        self.place = place
+        self.shape = shape
+        self.dtype = dtype
+        self.nbytes = self.first_nbytes = nbytes
+        self.info = info
+        self.receipt = receipt
+        self.seq = -1
+        self.lease = 0
+        self.slot: Slot | None = None
+
+
+def described(item: Outgoing, blobs: list[memoryview] | None) -> Item:
+    """The item as it is told to a viewer.
+
+    Parameters
+    ----------
+    item : Outgoing
+        Told to nobody yet, or not received yet: its slot is its own.
+    blobs : list or None
+        The pixels are put in here, to follow in the message; None: the viewer has mapped them.
+    """
+    slot = item.slot
+    if slot is None:
+        parts: tuple[Part, ...] = ()
+    elif blobs is None:
+        parts = (Part(slot.arena.id, slot.offset, item.first_nbytes, item.lease),)
+    else:
+        parts = parts_of(slot, item.first_nbytes, item.lease, blobs)
+    return Item(
+        item.seq, item.layer, item.place, item.shape, item.dtype, item.nbytes, parts, item.info
+    )
+
+
+def parts_of(
+    slot: Slot, nbytes: int, lease: int, blobs: list[memoryview] | None
+) -> tuple[Part, ...]:
+    """Where bytes of an item are. In the message, the last one's release frees them all."""
+    if blobs is None:
+        return (Part(slot.arena.id, slot.offset, nbytes, lease),)
+    parts = []
+    view = slot.view
+    for start in range(0, nbytes, CHUNK_NBYTES):
+        piece = view[start : min(start + CHUNK_NBYTES, nbytes)]
+        last = start + CHUNK_NBYTES >= nbytes
+        parts.append(Part(-1, len(blobs), len(piece), lease if last else 0))
+        blobs.append(piece)
+    return tuple(parts)

@@ -1,0 +1,409 @@
+"""How much may be on its way, and what a send does when that is reached: the policies.
+
+======== =========================================================================================
+policy   what a send does while the viewers have not taken what was sent before
+======== =========================================================================================
+block    waits until they have, up to the deadline, then raises; while they still take nothing,
+         later sends raise at once
+drop     lets the new item go
+latest   lets the new item wait, in place of an older one that still waits for the same place of
+         the same layer; where too many places wait, the one that waits longest goes
+sample   lets all but every n-th item go, from three quarters full on, and all when it is full
+======== =========================================================================================
+
+Under the last three nobody waits: whether there is room is seen at once, and memory that is not
+there already is made in another thread, once as much is on its way as a quick viewer ever needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from openhcs_stream.errors import DeadlineExceeded, InvalidItem, OutOfSpace, StreamError
+from openhcs_stream.logs import log_event
+from openhcs_stream.protocol import MAX_OUTSTANDING
+from openhcs_stream.stream._latest import Latest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from openhcs_stream.pixels import PixelPool, Slot
+    from openhcs_stream.stream._books import Books
+    from openhcs_stream.stream._item import Outgoing
+    from openhcs_stream.stream._links import LinkGroup
+
+__all__ = ["WHEN_FULL", "Room", "WhenFull"]
+
+logger = logging.getLogger(__name__)
+
+WhenFull = Literal["block", "drop", "latest", "sample"]
+WHEN_FULL: Final = ("block", "drop", "latest", "sample")
+
+#: Items, and bytes, that may be on their way and not received. More would add delay, not speed:
+#: what was just written should still lie in the processor's cache when the viewer reads it.
+WINDOW_ITEMS: Final = 256
+WINDOW_NBYTES: Final = 32 << 20
+#: From here on "sample" samples, and a warning is due; the next one when it was half empty again.
+NEARLY_FULL: Final = 0.75
+CALM: Final = 0.5
+#: Seconds between two warnings of a kind.
+WARN_EVERY_S: Final = 60.0
+#: Up to here a send that never waits may still have memory made for it; and up to so many bytes it
+#: always may, which takes a tenth of a millisecond.
+GROW_UP_TO: Final = 0.25
+GROW_NBYTES: Final = 256 << 10
+
+
+class Room:
+    """Memory for the items of one stream, as far as its policy has some for them.
+
+    Parameters
+    ----------
+    pool : PixelPool
+    group : LinkGroup
+    books : Books
+    policy : "block", "drop", "latest" or "sample"
+    sample_every : int
+        Of "sample": one of so many is sent.
+    timeout_s : float
+        Of "block": how long a send waits.
+
+    Raises
+    ------
+    InvalidItem
+        There is no such policy.
+    """
+
+    def __init__(
+        self,
+        pool: PixelPool,
+        group: LinkGroup,
+        books: Books,
+        *,
+        policy: WhenFull,
+        sample_every: int,
+        timeout_s: float,
+    ) -> None:
+        if policy not in WHEN_FULL:
+            raise InvalidItem(
+                f"when_full={policy!r} is no policy.",
+                cure='Use "block", "drop", "latest" or "sample".',
+            )
+        if sample_every < 1:
+            raise InvalidItem(
+                f"sample_every={sample_every!r} is no number of items.", cure="Use 1 or more."
+            )
+        self.policy = policy
+        self._pool = pool
+        self._group = group
+        self._books = books
+        self._sample_every = sample_every
+        self._sampled = 0
+        self._timeout_s = timeout_s
+        # What waits for its turn needs memory too.
+        share = 2 if policy == "latest" else 1
+        self._window_nbytes = min(WINDOW_NBYTES, pool.quota_nbytes // share)
+        self._latest = Latest(pool)
+        self._is_telling = False
+        #: How things stood when a send had waited in vain.
+        self._stuck: tuple[int, int] | None = None
+        self._level = 0  #: 1: it was nearly full since it was calm; 2: full
+        self._warn_at = [0.0, 0.0]
+
+    # --- how full it is -----------------------------------------------------------------------
+
+    @property
+    def fill(self) -> float:
+        """How full it is: 0 to 1, and above where single items are large."""
+        books = self._books
+        return max(
+            books.unreceived / WINDOW_ITEMS,
+            books.unreceived_nbytes / self._window_nbytes,
+            len(books.open) / MAX_OUTSTANDING,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait for room, under "latest"."""
+        return len(self._latest)
+
+    def has_room(self, nbytes: int, items: int = WINDOW_ITEMS) -> bool:
+        """Whether another item of so many bytes may go out, beside fewer than `items` others.
+
+        Two may always be on their way, however large: the next is written while one is read.
+        """
+        books = self._books
+        return (
+            books.unreceived < items
+            and books.unreceived_nbytes + nbytes <= max(self._window_nbytes, 2 * nbytes)
+            and len(books.open) < MAX_OUTSTANDING
+        )
+
+    def _notice(self) -> None:
+        """Count, and say, that it is nearly full or full; once until it has been calm again."""
+        fill = self.fill
+        if fill < NEARLY_FULL:
+            if fill < CALM:
+                self._level = 0
+            return
+        level = 2 if fill >= 1.0 else 1
+        if level <= self._level:
+            return
+        self._level = level
+        for link in self._group.links:
+            if link.tracker is not None and link.session.takes_items:
+                link.tracker.filled(full=level == 2)
+        now = time.monotonic()
+        if now < self._warn_at[level - 1]:
+            return
+        self._warn_at[level - 1] = now + WARN_EVERY_S
+        log_event(
+            logger, logging.WARNING, "queue full" if level == 2 else "queue nearly full",
+            policy=self.policy, items=self._books.unreceived, bytes=self._books.unreceived_nbytes,
+            viewers=", ".join(link.label for link in self._group.taking_links()),
+        )  # fmt: skip
+
+    # --- taking memory ------------------------------------------------------------------------
+
+    def take(self, item: Outgoing) -> Slot | None:
+        """Take memory for an item; None: the policy lets it go, which is told.
+
+        Raises
+        ------
+        DeadlineExceeded
+            Nothing was taken within the time ("block").
+        ViewerLost
+            There is no viewer.
+        """
+        nbytes, policy = item.nbytes, self.policy
+        if policy == "block":
+            if self.has_room(nbytes):
+                slot = self._pool.acquire(nbytes)
+                if slot is not None:
+                    return slot
+            taken: Slot = self.wait(lambda: self._pool.acquire(nbytes), nbytes)
+            return taken
+        if policy == "latest":
+            return self._take_for_latest(item)
+        slot = None
+        if self.admits(item):
+            slot = self._pool.acquire(nbytes, grow=self._may_grow(nbytes))
+            if slot is None:
+                self._books.dropped([item.receipt], "full")
+        return slot
+
+    def goes_now(self, item: Outgoing) -> bool:
+        """Whether an item goes out at once under "latest", with nothing before it."""
+        return not self._latest and self.has_room(item.nbytes)
+
+    def admits(self, item: Outgoing) -> bool:
+        """Whether the policy has an item go, or wait; if not, that is told."""
+        if self.policy in ("block", "latest"):
+            return True
+        if not self._group.taking_links():
+            raise self._group.nobody()
+        if self.policy == "sample" and self.fill >= NEARLY_FULL:
+            self._sampled += 1
+            if self._sampled % self._sample_every:
+                self._books.dropped([item.receipt], "sampled")
+                return False
+        if not self.has_room(item.nbytes):
+            # What was reported and not read yet may make room.
+            self._group.pump(0.0)
+            if not self.has_room(item.nbytes):
+                self._notice()
+                self._books.dropped([item.receipt], "full")
+                return False
+        return True
+
+    def take_parts(self, item: Outgoing, sizes: Sequence[int]) -> list[Slot]:
+        """Take memory for all parts of an item at once, where the policy doesn't wait for it.
+
+        Returns
+        -------
+        list of Slot
+            Empty: the item is let go, which is told.
+
+        Raises
+        ------
+        InvalidItem
+            It can never be sent so.
+        """
+        if sum(sizes) > self._pool.quota_nbytes:
+            raise InvalidItem(
+                f"an item of {item.nbytes} bytes is larger than the stream's shared memory of "
+                f"{self._pool.quota_nbytes} bytes, and when_full={self.policy!r} waits for none.",
+                cure='Raise quota_nbytes, use when_full="block", or send it in smaller pieces.',
+            )
+        slots: list[Slot] = []
+        if not self.has_room(item.nbytes):
+            self._group.pump(0.0)
+        grow = self.fill < GROW_UP_TO
+        if self.has_room(item.nbytes):
+            for nbytes in sizes:
+                slot = self._pool.acquire(nbytes, grow=grow)
+                if slot is None:
+                    break
+                slots.append(slot)
+        if len(slots) == len(sizes):
+            return slots
+        for slot in slots:
+            self._pool.cancel(slot)
+        self._notice()
+        self._books.dropped([item.receipt], "full")
+        return []
+
+    def wait(self, take: Callable[[], Any], nbytes: int) -> Any:
+        """Take memory as soon as there is some.
+
+        Parameters
+        ----------
+        take : callable
+            Gives None where there is none now.
+        nbytes : int
+            What counts against the window; 0: nothing.
+
+        Raises
+        ------
+        DeadlineExceeded, OutOfSpace
+            There was none within the stream's `timeout_s`.
+        ViewerLost
+            There is no viewer.
+        """
+        group, books = self._group, self._books
+        limit = self._timeout_s
+        if self._stuck is not None:
+            group.pump(0.0)
+            if self._stuck == (books.unreceived, books.unreceived_nbytes):
+                limit = 0.0  # one deadline for a viewer that takes nothing, not one for each item
+            self._stuck = None
+        deadline = time.monotonic() + limit
+        # Once full, it waits until there is room for many: to go on at the first free place would
+        # cost both sides a wake-up for each item.
+        most = WINDOW_ITEMS
+        while True:
+            if not nbytes or self.has_room(nbytes, most):
+                taken = take()
+                if taken is not None:
+                    return taken
+            else:
+                most = WINDOW_ITEMS // 2
+            if not group.taking_links():
+                raise group.nobody()
+            self._notice()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._stuck = (books.unreceived, books.unreceived_nbytes)
+                raise self.none_within("another item")
+            group.pump(min(left, 0.1), self._moves())
+
+    def _moves(self) -> Callable[[], bool]:
+        """Tells whether viewers have taken something since now."""
+        books = self._books
+        before = books.unreceived_nbytes
+        return lambda: books.unreceived_nbytes != before
+
+    def none_within(self, what: str) -> StreamError:
+        """The error for when there was no room in time."""
+        waiting = self._books.unreceived
+        if not waiting:
+            return OutOfSpace(
+                f"there is no shared memory for {what}: all of the quota of "
+                f"{self._pool.quota_nbytes} bytes is in use.",
+                cure="Let go of arrays from allocate(), or raise quota_nbytes.",
+            )
+        viewers = ", ".join(link.label for link in self._group.taking_links())
+        return DeadlineExceeded(
+            f"no room for {what} within {self._timeout_s:g} s: {waiting} items wait for "
+            f"{viewers or 'viewers'} to take them.",
+            cure='The viewer may be busy or stopped. Use when_full="drop" not to wait for it.',
+        )
+
+    # --- going out ----------------------------------------------------------------------------
+
+    def go(self, items: Sequence[Outgoing]) -> None:
+        """Tell the viewers of items; or have them wait, under "latest" and where it is full.
+
+        Raises
+        ------
+        ViewerLost
+            There is no viewer; the items' memory is free.
+        """
+        if self.policy == "latest":
+            self._let_wait(items)
+            self.send_waiting()
+        else:
+            self._books.tell(items)
+            self._notice()
+
+    def send_waiting(self) -> None:
+        """Tell of what waits, as far as there is room by now.
+
+        Raises
+        ------
+        ViewerLost
+            There is no viewer; what waited has failed.
+        """
+        lock, latest = self._group.lock, self._latest
+        if not latest:
+            return
+        with lock:
+            # One thread at a time: an older item of a place must not overtake a newer one.
+            if self._is_telling:
+                return
+            self._is_telling = True
+        try:
+            while True:
+                with lock:
+                    if not latest or not self.has_room(latest.next_nbytes()):
+                        break
+                    item = latest.take()
+                self._books.tell([item])
+            self._notice()
+        except StreamError:
+            self.let_go("no viewer is connected")
+            raise
+        finally:
+            self._is_telling = False
+
+    def let_go(self, reason: str) -> None:
+        """Nothing that waits will be sent."""
+        with self._group.lock:
+            for item in self._latest.take_all():
+                if item.slot is not None:
+                    self._pool.cancel(item.slot)
+                item.receipt.mark_failed("", reason)
+
+    def _take_for_latest(self, item: Outgoing) -> Slot | None:
+        nbytes = item.nbytes
+        if not self._group.taking_links():
+            raise self._group.nobody()
+        if self.goes_now(item):
+            slot = self._pool.acquire(nbytes, grow=self._may_grow(nbytes))
+        else:
+            self._group.pump(0.0)
+            slot = self._pool.acquire(nbytes, grow=nbytes <= GROW_NBYTES)
+        if slot is None:
+            with self._group.lock:
+                slot, gone = self._latest.give_way(nbytes)
+            self._books.dropped([each.receipt for each in gone], "replaced")
+        if slot is None:
+            slot = self._pool.acquire(nbytes)  # the newest is worth the time
+        if slot is None:
+            self._notice()
+            self._books.dropped([item.receipt], "full")
+        return slot
+
+    def _may_grow(self, nbytes: int) -> bool:
+        return nbytes <= GROW_NBYTES or self.fill < GROW_UP_TO
+
+    def _let_wait(self, items: Sequence[Outgoing]) -> None:
+        gone: list[Outgoing] = []
+        with self._group.lock:
+            for item in items:
+                gone += self._latest.put(item)
+        if gone:
+            self._notice()
+            self._books.dropped([each.receipt for each in gone], "replaced")

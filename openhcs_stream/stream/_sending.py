@@ -1,0 +1,183 @@
+"""The half of a stream that takes arrays and lists from the caller, and checks them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from openhcs_stream import rois as roi_codecs
+from openhcs_stream.errors import InvalidItem
+from openhcs_stream.stream._layers import PLAIN, Common, Look
+from openhcs_stream.stream._payload import (
+    Place,
+    as_array,
+    as_limits,
+    as_place,
+    as_table,
+    with_axes,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from openhcs_stream.messages import Kind, PlaceValue
+    from openhcs_stream.stream._receipt import Receipt
+
+__all__ = ["Sending"]
+
+
+class Sending:
+    """What a `Stream` can be given."""
+
+    @abstractmethod
+    def _send(
+        self,
+        kind: Kind,
+        array: npt.NDArray[Any],
+        name: str,
+        axes: str,
+        place: dict[str, PlaceValue],
+        look: Look,
+        common: Common,
+    ) -> Receipt:
+        """Copy it to where the viewers can read it, and tell them."""
+
+    def image(
+        self,
+        image: Any,
+        *,
+        name: str = "image",
+        axes: str | None = None,
+        place: Place | None = None,
+        colormap: str = "",
+        contrast_limits: tuple[float, float] | None = None,
+        blending: str = "",
+        **common: Unpack[Common],
+    ) -> Receipt:
+        """Send an image.
+
+        Parameters
+        ----------
+        image : array-like, 0 to 8 dimensions, any numeric dtype but complex, or bool
+            Also torch, cupy and jax arrays. An array from `allocate` is sent without a copy.
+        name : str
+            Name of its layer (napari) or window (Fiji).
+        axes : str
+            One letter per dimension: T, C, Z, Y, X, S (RGB). None: YX, ZYX, CZYX, TCZYX by their
+            number; uint8 (Y, X, 3 or 4) is RGB.
+        place : mapping
+            ``{"well": "A01", "site": 1, "channel": "DAPI", "z": 3, "time": 0}``, or part of it.
+        colormap : str
+            Name of a colormap (napari) or LUT (Fiji); empty: by the channel's name.
+        contrast_limits : (low, high)
+            None: from the layer's first data, then left alone.
+        blending : str
+            "additive", "translucent", "opaque", ...; empty: the viewer chooses.
+        **common
+            What every kind of item takes: see `Common`.
+
+        Returns
+        -------
+        Receipt
+
+        Raises
+        ------
+        InvalidItem
+            The image can't be shown as given; nothing was sent.
+        DeadlineExceeded
+            The viewers took nothing within the stream's `timeout_s`.
+        ViewerLost
+            No viewer is left.
+        """
+        array, axes = with_axes(as_array(image), axes)
+        look = Look(colormap, as_limits(contrast_limits), blending)
+        return self._send("image", array, name, axes, as_place(place, axes), look, common)
+
+    def labels(
+        self,
+        labels: Any,
+        *,
+        name: str = "labels",
+        axes: str | None = None,
+        place: Place | None = None,
+        **common: Unpack[Common],
+    ) -> Receipt:
+        """Send a label image: whole numbers, 0 is background; bool is a mask.
+
+        Parameters, returns and errors are those of `image`.
+        """
+        array, axes = with_axes(as_array(labels, what="a label image"), axes)
+        if array.dtype.kind not in "biu":
+            raise InvalidItem(
+                f"a label image of dtype {array.dtype} has no labels.",
+                cure="Use whole numbers, for instance labels.astype('uint32').",
+            )
+        return self._send("labels", array, name, axes, as_place(place, axes), PLAIN, common)
+
+    def rois(
+        self,
+        rois: Any,
+        *,
+        name: str = "rois",
+        place: Place | None = None,
+        **common: Unpack[Common],
+    ) -> Receipt:
+        """Send regions of interest; they replace those of the same name at the same place.
+
+        Parameters
+        ----------
+        rois : list of Roi, or of (N, 2) arrays of polygon vertices (y, x) in pixels
+            Whatever `openhcs_stream.rois.coerce` takes. An empty list clears the place.
+        name, place, **common
+            As in `image`.
+        """
+        block = np.frombuffer(roi_codecs.encode(roi_codecs.coerce(rois)), np.uint8)
+        return self._send("rois", block, name, "YX", as_place(place, "YX"), PLAIN, common)
+
+    def points(
+        self,
+        points: Any,
+        *,
+        name: str = "points",
+        axes: str | None = None,
+        place: Place | None = None,
+        **common: Unpack[Common],
+    ) -> Receipt:
+        """Send points; they replace those of the same name at the same place.
+
+        Parameters
+        ----------
+        points : (N, D) array-like of float
+            Coordinates in pixels, whole numbers are pixel centres.
+        axes : str
+            Letters of the D columns; None: YX or ZYX.
+        name, place, **common
+            As in `image`.
+        """
+        table, axes = as_table(points, kind="points", axes=axes)
+        return self._send("points", table, name, axes, as_place(place, axes), PLAIN, common)
+
+    def tracks(
+        self,
+        tracks: Any,
+        *,
+        name: str = "tracks",
+        axes: str | None = None,
+        place: Place | None = None,
+        **common: Unpack[Common],
+    ) -> Receipt:
+        """Send tracks; they replace those of the same name at the same place.
+
+        Parameters
+        ----------
+        tracks : (N, D + 1) array-like of float
+            The track's number, then time and coordinates: one row per track and time.
+        axes : str
+            Letters of the D columns behind the number; None: TYX or TZYX.
+        name, place, **common
+            As in `image`.
+        """
+        table, axes = as_table(tracks, kind="tracks", axes=axes)
+        return self._send("tracks", table, name, axes, as_place(place, axes), PLAIN, common)
