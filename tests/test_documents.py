@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md show is run: every Python block, as it stands there.
+"""What the documents show is run: every Python block, as it stands there.
 
 Each block is a program of its own, run while a napari without a window is there to be found. A
 block that can't be run says so in the line before it: ``<!-- no-test: the reason -->``.
@@ -6,6 +6,7 @@ block that can't be run says so in the line before it: ``<!-- no-test: the reaso
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 _BLOCK = re.compile(
     r"(?P<mark><!-- no-test: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -101,3 +102,28 @@ def test_files_that_the_documents_link_to_are_there() -> None:
         if not (ROOT / target).exists()
     ]
     assert not missing
+
+
+def _names_in(path: Path) -> set[str]:
+    """Of its tests and their classes: ``test_x``, ``TestX``, ``TestX::test_y``."""
+    found = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            within = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
+            found |= {node.name, *(f"{node.name}::{name}" for name in within)}
+    return found
+
+
+def test_each_claim_of_the_security_model_names_its_tests() -> None:
+    claims, table = (ROOT / "SECURITY.md").read_text("utf-8").split("| --- | --- |\n")
+    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", table, re.MULTILINE))
+    numbers = list(dict.fromkeys(re.findall(r"\[(\d+)\]", claims)))
+    assert numbers == list(rows) == [str(each + 1) for each in range(len(rows))]
+    for number, told in rows.items():
+        names = re.findall(r"`(tests/[\w/]+\.py)(?:::([\w:]+))?`", told)
+        assert len(names) == told.count("`") / 2 > 0, number
+        for path, name in names:
+            assert (ROOT / path).is_file(), f"{number}: {path}"
+            assert not name or name in _names_in(ROOT / path), f"{number}: {path}::{name}"

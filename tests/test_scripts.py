@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FOR_PEOPLE = [
+    "bench_draw",
     "bench_fiji_growth",
     "bench_many_rois",
     "bench_rivals",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_LONGEST = 180
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -87,10 +89,12 @@ def _save(endpoint: Endpoint, edits: list[Edit], folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder} can't be made: {error.strerror or error}.", cure="Choose another folder."
         ) from error
-    wanted: dict[Path, Edit] = {}
-    for edit in edits:
-        wanted.setdefault(folder / _stem(edit), edit)
-    return [_save_one(endpoint, edit, stem) for stem, edit in wanted.items()]
+    wanted = {
+        (edit.kind, edit.source, edit.name, tuple(sorted(edit.place.items()))): edit
+        for edit in edits
+    }
+    stems = _stems(list(wanted.values()))
+    return [_save_one(endpoint, edit, folder / stem) for stem, edit in stems]
 
 
 def _save_one(endpoint: Endpoint, edit: Edit, stem: Path) -> Path:
@@ -129,8 +133,23 @@ def _write_tiff(path: Path, array: Any) -> None:
     tifffile.imwrite(path, array)
 
 
+def _stems(edits: list[Edit]) -> list[tuple[str, Edit]]:
+    """For each a file's name of its own without its end, also where names differ by signs alone."""
+    stems: list[tuple[str, Edit]] = []
+    taken: set[tuple[str, str]] = set()
+    for edit in edits:
+        stem, number = _stem(edit), 1
+        while (stem.casefold(), edit.kind) in taken:  # some systems don't tell A from a
+            number += 1
+            stem = f"{_stem(edit)}-{number}"
+        taken.add((stem.casefold(), edit.kind))
+        stems.append((stem, edit))
+    return stems
+
+
 def _stem(edit: Edit) -> str:
     """A file's name without its end: source, layer and place."""
     place: dict[str, PlaceValue] = dict(edit.place)
     words = [edit.source, edit.name, *(f"{key}-{value}" for key, value in place.items())]
-    return "_".join(re.sub(r"[^\w-]+", "-", word) for word in words if word)
+    stem = "_".join(re.sub(r"[^\w-]+", "-", word) for word in words if word)[:_LONGEST]
+    return stem or "unnamed"  # an empty name would be the folder's own

@@ -341,7 +341,7 @@ def _look(path: Path) -> Endpoint | None:
         if len(content) > _MAX_NBYTES:
             raise msgspec.DecodeError(f"more than {_MAX_NBYTES} bytes")
         record = _decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _log.warning("the endpoint file %s of a living viewer is broken, skipped: %s", path, error)
         return None
     if path.name != f"{record.viewer}-{record.name}.json":

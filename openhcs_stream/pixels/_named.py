@@ -27,12 +27,12 @@ import numpy as np
 
 from openhcs_stream.errors import InvalidItem, OutOfSpace, StreamError
 from openhcs_stream.pixels._memory import PAGE_NBYTES, Mapping, close_in_child
-from openhcs_stream.runtime import hold
+from openhcs_stream.runtime import hold, identify, name_aside
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from openhcs_stream.runtime import Held
+    from openhcs_stream.runtime import Held, Identity
 
 __all__ = ["NamedBlock", "NamedBlocks"]
 
@@ -62,6 +62,7 @@ class NamedBlock:
         self._alias: Held | None = None
         self._fd = -1
         try:
+            _janitor.watch(None, self._held.temporary)
             self._fd = os.open(
                 self._held.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
             )
@@ -70,8 +71,8 @@ class NamedBlock:
             self.octets: npt.NDArray[np.uint8] = np.asarray(
                 Mapping(self._fd, nbytes, writable=True)
             )
+            _janitor.watch(identify(self._held.temporary), path)
             self._held.made()
-            _janitor.watch(path)
         except OSError as error:
             self.close()
             raise OutOfSpace(
@@ -104,12 +105,13 @@ class NamedBlock:
         path = SHM_FOLDER / f"openhcs-stream-{secrets.token_hex(8)}"
         held = hold("segment", path)
         try:
+            # First, so that there is no moment in which we could be killed and it knew nothing.
+            _janitor.watch(identify(self._path), held.temporary, path)
             os.link(self._path, held.temporary)
             held.made()
-        except OSError:
+        except BaseException:
             held.remove()
             raise
-        _janitor.watch(path)
         self._alias = held
         return path.name
 
@@ -222,24 +224,29 @@ def _size_class(nbytes: int) -> int:
 # --- the janitor ----------------------------------------------------------------------------------
 
 #: What the janitor runs: no package of ours, so that it starts in a hundredth of a second. It is
-#: told names with the file that each is, and when its standard input ends, we have: whichever of
-#: the names is still that file goes. Unlike multiprocessing's resource tracker it knows of nothing
+#: told of each file the names that it will have, before it has them, and when its standard input
+#: ends, we have: whichever of the names is that file goes. File 0 of device 0 is whatever has such
+#: a name: nobody else makes any. Unlike multiprocessing's resource tracker it knows of nothing
 #: that this process did not make itself.
 _JANITOR = """
 import os, sys
 held = {}
 for line in sys.stdin.buffer:
-    device, inode, path = line.rstrip(b"\\n").split(b" ", 2)
-    held[path] = (int(device), int(inode))
+    device, inode, *paths = line.rstrip(b"\\n").split(b"\\0")
+    held[tuple(paths)] = (int(device), int(inode))
     if len(held) > 512:
-        held = {each: held[each] for each in held if os.path.lexists(each)}
-for path, identity in held.items():
-    try:
-        status = os.lstat(path)
-        if (status.st_dev, status.st_ino) == identity:
-            os.unlink(path)
-    except OSError:
-        pass
+        # The last of them may not be there yet.
+        gone = [each for each in list(held)[:-64] if not any(map(os.path.lexists, each))]
+        for each in gone:
+            del held[each]
+for paths, identity in held.items():
+    for path in paths:
+        try:
+            status = os.lstat(path)
+            if identity in ((0, 0), (status.st_dev, status.st_ino)):
+                os.unlink(path)
+        except OSError:
+            pass
 """
 
 
@@ -252,10 +259,13 @@ class _Janitor:
         self._process: subprocess.Popen[bytes] | None = None
         close_in_child(self)
 
-    def watch(self, path: Path) -> None:
-        """Tell it of a name; starts it if need be."""
-        status = os.lstat(path)
-        line = b"%d %d %s\n" % (status.st_dev, status.st_ino, os.fsencode(path))
+    def watch(self, identity: Identity | None, *paths: Path) -> None:
+        """Tell it of a file and its names to be; starts it if need be. None: by its name alone."""
+        names = [os.fsencode(path) for path in paths]
+        device, inode = (0, 0) if identity is None else (identity.device, identity.inode)
+        if identity is not None:
+            names += [os.fsencode(name_aside(path, identity)) for path in paths[-1:]]
+        line = b"\0".join([b"%d" % device, b"%d" % inode, *names]) + b"\n"
         with self._lock:
             if self._write < 0:
                 self._start()

@@ -22,6 +22,8 @@ __all__ = ["read_imagej", "write_imagej"]
 #: What one ROI, and all of a file, may take when unpacked.
 MAX_ROI_NBYTES: Final = 1 << 28
 MAX_FILE_NBYTES: Final = 1 << 32
+#: What Java's zip files may be packed by; others know errors, and needs of memory, of their own.
+_PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 #: What a file name must not have on one system or another, so that any can unpack the list.
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
@@ -65,7 +67,7 @@ def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
             raise _damaged(path, error) from error
         raise
     except Exception as error:
-        if type(error).__module__ in ("zlib", "lzma", "struct"):
+        if type(error).__module__ in ("zlib", "struct"):
             raise _damaged(path, error) from error
         raise
 
@@ -111,6 +113,11 @@ def _unpacked(archive: zipfile.ZipFile, path: FilePath) -> list[Roi]:
     total = sum(each.file_size for each in members)
     if total > MAX_FILE_NBYTES or any(each.file_size > MAX_ROI_NBYTES for each in members):
         raise _too_large(path)
+    if any(each.compress_type not in _PACKED for each in members):
+        raise InvalidItem(
+            f"{path.name!r} is packed in a way that ImageJ doesn't read.",
+            cure="Pack it anew without a choice of method: as ordinary zip files are.",
+        )
     if not members and archive.namelist():
         raise InvalidItem(
             f"{path.name!r} has no ROI in it.", cure="Pass a file that the ROI Manager saved."

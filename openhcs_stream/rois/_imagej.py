@@ -84,16 +84,21 @@ def from_imagej(data: bytes | bytearray | memoryview) -> Roi:
     try:
         ours = ImagejRoi.frombytes(bytes(data))
     except (ValueError, TypeError, IndexError, struct.error) as error:
-        raise InvalidItem(
-            f"{len(data)} bytes are no ImageJ ROI: {error}.",
-            cure="Pass the content of one .roi file.",
-        ) from error
+        raise _no_roi(len(data), str(error)) from error
     roi = from_roifile(ours)
     if isinstance(roi.details, Text):
+        if len(data) < _STYLE_AT + 4:
+            raise _no_roi(len(data), "it ends before the style of its text")
         (style,) = struct.unpack_from(">i", data, _STYLE_AT)
         if style & _DRAW_STRING:
             roi = roi.replace(details=msgspec.structs.replace(roi.details, draw_string=True))
     return roi
+
+
+def _no_roi(nbytes: int, why: str) -> InvalidItem:
+    return InvalidItem(
+        f"{nbytes} bytes are no ImageJ ROI: {why}.", cure="Pass the content of one .roi file."
+    )
 
 
 def from_roifile(imagej: Any) -> Roi:

@@ -148,9 +148,22 @@ def read_entries(fd: int) -> list[Entry]:
             line = _decoder.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"what stands at byte {at} is no entry: {error}") from error
+        if line.entry is not None and not _names_a_thing(line.entry):
+            raise ValueError(f"what stands at byte {at} names nothing that can be there")
         if line.entry is None:
             entries.pop(line.number, None)
         else:
             entries[line.number] = line.entry
         at += _HEAD + nbytes
     return list(entries.values())
+
+
+def _names_a_thing(entry: Entry) -> bool:
+    """Whether its names can be a file's: no process writes others, but files get damaged."""
+    return (
+        os.path.isabs(entry.path)
+        and bool(entry.final.name)
+        and b"\0" not in entry.path + entry.temporary
+        and b"/" not in entry.temporary
+        and entry.temporary not in (b".", b"..")
+    )

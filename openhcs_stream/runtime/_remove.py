@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from openhcs_stream.runtime._entries import Entry, Identity
 
-__all__ = ["is_there", "remove_entry"]
+__all__ = ["is_there", "name_aside", "remove_entry"]
 
 _PATIENCE_S = 2.0
 
@@ -27,7 +27,7 @@ def is_there(entry: Entry) -> Path | None:
     if before is not None and is_temporary_name(before.name) and os.path.lexists(before):
         return before
     if entry.identity is not None:
-        for path in (_aside(entry.final, entry.identity), entry.final):
+        for path in (name_aside(entry.final, entry.identity), entry.final):
             if identify(path) == entry.identity:
                 return path
     return None
@@ -79,7 +79,7 @@ def _remove_exactly(path: Path, identity: Identity) -> bool:
     One that another process put there between the look and the move gets its name back. The name
     aside follows from the identity: whoever goes on after a kill in between finds it.
     """
-    aside = _aside(path, identity)
+    aside = name_aside(path, identity)
     removed = False
     while True:
         if identify(path) == identity:
@@ -98,6 +98,7 @@ def _remove_exactly(path: Path, identity: Identity) -> bool:
             return removed
 
 
-def _aside(path: Path, identity: Identity) -> Path:
+def name_aside(path: Path, identity: Identity) -> Path:
+    """The name that a file has for a moment while it is removed from `path`."""
     told = f"{identity.device}:{identity.inode}:{identity.made_ns}".encode()
     return path.with_name(f".openhcs-stream-{hashlib.sha256(told).hexdigest()[:16]}")

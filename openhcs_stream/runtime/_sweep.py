@@ -162,7 +162,12 @@ def _sweep_ledger(fd: int, path: Path, sweep: Sweep, *, dry_run: bool, patience_
 
 def _sweep_entry(entry: Entry, sweep: Sweep, *, dry_run: bool) -> bool:
     """Remove one thing; False where it can't be, so that its ledger must stay."""
-    where = is_there(entry)
+    try:
+        where = is_there(entry)
+    except OSError as error:  # in a folder that can't be entered any more, or on a lost server
+        why = f"whether it is there can't be told: {error.strerror or error}"
+        sweep.kept.append(Found(entry.kind, entry.final, why))
+        return False
     if where is None:
         return True
     found = Found(entry.kind, where, f"the process that made it ({entry.pid}) is dead",

@@ -1,4 +1,4 @@
-"""Which user of this machine is at the other end of a tcp connection, as Linux knows it."""
+"""Who of this machine is at the other end of a tcp connection, as Linux knows it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
 from openhcs_stream.transport._auth import peer_credentials
 
-__all__ = ["opened_again", "peer_uid", "tcp_peer_uid"]
+__all__ = ["opened_again", "peer_uid", "tcp_peer_process", "tcp_peer_uid"]
 
 # From <linux/netlink.h>, <linux/sock_diag.h> and <linux/inet_diag.h>; sock_diag(7).
 _SOCK_DIAG = 4
@@ -25,6 +26,8 @@ _FOUND = struct.Struct("=BBBB48xIIIII")  # family, state, 2 timers; times, queue
 #: the system tells user 0 and inode 0.
 _OWNED_STATES = frozenset({1, 2, 4, 5, 8})
 _TIMEOUT_S = 1.0
+#: How long the process that holds a socket is looked for, seconds.
+_SEARCH_S = 0.2
 
 
 def tcp_peer_uid(sock: socket.socket) -> int | None:
@@ -40,6 +43,46 @@ def tcp_peer_uid(sock: socket.socket) -> int | None:
     int or None
         None: the peer is on another machine, has closed its socket, or this system does not tell.
     """
+    owner = _owner(sock)
+    return None if owner is None else owner[0]
+
+
+def tcp_peer_process(sock: socket.socket) -> int:
+    """Find out which process connected a tcp socket: its number; 0: nobody tells.
+
+    Of this user's processes, or as root of all, each one's open files are looked through.
+    """
+    owner = _owner(sock)
+    if owner is None:
+        return 0
+    wanted = f"socket:[{owner[1]}]"
+    deadline = time.monotonic() + _SEARCH_S
+    # Who asks has often begun not long ago.
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
+        if time.monotonic() > deadline:
+            break
+        if _holds(pid, wanted):
+            return pid
+    return 0
+
+
+def _holds(pid: int, wanted: str) -> bool:
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except OSError:  # it has ended, or is another user's
+        return False
+    for name in names:
+        try:
+            if os.readlink(f"{folder}/{name}") == wanted:
+                return True
+        except OSError:  # closed meanwhile
+            continue
+    return False
+
+
+def _owner(sock: socket.socket) -> tuple[int, int] | None:
+    """The user and the inode of the other end's socket."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -81,7 +124,7 @@ def opened_again(fd: int) -> socket.socket | None:
         return None
 
 
-def _ask(source: str, source_port: int, target: str, target_port: int) -> int | None:
+def _ask(source: str, source_port: int, target: str, target_port: int) -> tuple[int, int] | None:
     """Ask for one connection: the list of all takes long where there are many."""
     family, source_address = _packed(source)
     _, target_address = _packed(target)
@@ -104,7 +147,7 @@ def _ask(source: str, source_port: int, target: str, target_port: int) -> int | 
     if _HEADER.unpack_from(answer)[1] != _BY_FAMILY:  # an error: there is no such connection
         return None
     _, state, _, _, _, _, _, uid, inode = _FOUND.unpack_from(answer, _HEADER.size)
-    return int(uid) if state in _OWNED_STATES and inode else None
+    return (int(uid), int(inode)) if state in _OWNED_STATES and inode else None
 
 
 def _packed(host: str) -> tuple[int, bytes]:
@@ -116,7 +159,9 @@ def _packed(host: str) -> tuple[int, bytes]:
     return int(family), address.packed.ljust(16, b"\0")
 
 
-def _look_up(source: str, source_port: int, target: str, target_port: int) -> int | None:
+def _look_up(
+    source: str, source_port: int, target: str, target_port: int
+) -> tuple[int, int] | None:
     """Search the list of all connections; proc_net(5)."""
     # One between IPv4 addresses may belong to a socket of either family.
     wanted = {
@@ -133,7 +178,7 @@ def _look_up(source: str, source_port: int, target: str, target_port: int) -> in
             fields = line.split()
             if (fields[1], fields[2]) in wanted:
                 owned = int(fields[3], 16) in _OWNED_STATES and fields[9] != "0"
-                return int(fields[7]) if owned else None
+                return (int(fields[7]), int(fields[9])) if owned else None
     return None
 
 

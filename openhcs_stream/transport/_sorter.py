@@ -15,17 +15,21 @@ import logging
 import os
 import selectors
 import socket
+import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.transport._addresses import parse_address
+from openhcs_stream.transport._addresses import is_loopback, parse_address
 from openhcs_stream.transport._auth import peer_credentials
+from openhcs_stream.transport._owner import tcp_peer_uid
 from openhcs_stream.transport._socket_files import SocketFile
+from openhcs_stream.transport._sparing import SparingLog
 from openhcs_stream.transport._wake import Waker
 from openhcs_stream.transport._zmq import (
+    RELAYED_ADDRESS,
     RELAYED_FOR,
     RELAYED_FROM,
     _refuse_bind,
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
+
+    from openhcs_stream.transport._addresses import Address
 
 __all__ = ["Door", "ZmqSorter", "socket_type"]
 
@@ -62,7 +68,7 @@ class Door:
     Attributes
     ----------
     address : str
-        ``ipc:///path``.
+        ``ipc:///path``, or ``tcp://127.0.0.1:port``, with port 0 any free one.
     publishers : str
         Where a SUB socket listens.
     others : str
@@ -80,6 +86,8 @@ class Door:
 class ZmqSorter:
     """Accepts at doors and passes connections on, on a thread of its own. A context manager.
 
+    Only those of this process's own user; over tcp where the system tells whose they are (Linux).
+
     Parameters
     ----------
     doors : sequence of Door
@@ -96,8 +104,9 @@ class ZmqSorter:
         self._joints: set[_Joint] = set()
         self._waker = Waker()
         self._closing = False
+        self._tell_refused = SparingLog(_log, logging.WARNING, burst=10)
         try:
-            #: The public addresses, in the given order.
+            #: The public addresses, in the given order, with the real ports.
             self.addresses = tuple(self._listen(door) for door in doors)
         except BaseException:
             self._let_go()
@@ -130,17 +139,28 @@ class ZmqSorter:
 
     def _listen(self, door: Door) -> str:
         where = parse_address(door.address)
-        if where.scheme != "ipc":
+        local = where.scheme == "ipc" or (where.scheme == "tcp" and is_loopback(where.host))
+        if not local or where.key:
             raise InvalidItem(
-                f"connections at {where} can't be sorted.", cure="Give an ipc:// address."
+                f"connections at {where} can't be sorted.",
+                cure="Give an ipc:// address, or a tcp:// address of this machine without a key.",
             )
         try:
+            if where.scheme == "tcp":
+                return self._listen_by_tcp(where, door)
             file = SocketFile.bind(where.name)
             self._files.append(file)
             self._doors[file.listening] = door
         except OSError as error:
             raise _refuse_bind(where, error.errno, error.strerror) from error
         return door.address
+
+    def _listen_by_tcp(self, where: Address, door: Door) -> str:
+        family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+        listening = socket.create_server((where.host, where.port), family=family, backlog=128)
+        listening.setblocking(False)
+        self._doors[listening] = door
+        return str(replace(where, port=listening.getsockname()[1]))
 
     def _stop_listening(self) -> None:
         for file in self._files:
@@ -194,23 +214,25 @@ class ZmqSorter:
 
     def _accept(self, listening: socket.socket, selector: selectors.BaseSelector) -> None:
         try:
-            client, _ = listening.accept()
+            client, origin = listening.accept()
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
                 _log.warning("a connection could not be accepted: %s", error)
                 time.sleep(0.01)  # out of descriptors: it would be asked for again at once
             return
-        who = peer_credentials(client)
-        if who is not None and who.uid != os.geteuid():
+        is_unix = client.family == socket.AF_UNIX
+        who = peer_credentials(client) if is_unix else None
+        if not (_is_own_by_tcp(client) if who is None else who.uid == os.geteuid()):
+            self._tell_refused("refused a connection that is not this user's, or has gone already")
             client.close()
             return
-        process = who.pid if who is not None else 0
         if len(self._joints) >= _MOST_CONNECTIONS:
             _log.warning("refused a connection: %d are open", _MOST_CONNECTIONS)
             client.close()
             return
         try:
-            joint = _Joint(client, self._doors[listening], process)
+            address = "" if is_unix else str(origin[0])
+            joint = _Joint(client, self._doors[listening], who.pid if who else 0, address)
         except OSError as error:
             _log.warning("a connection could not be passed on: %s", error)
             client.close()
@@ -247,13 +269,16 @@ class ZmqSorter:
 class _Joint:
     """One connection and the socket behind that it is joined to."""
 
-    def __init__(self, client: socket.socket, door: Door, process: int) -> None:
+    def __init__(self, client: socket.socket, door: Door, process: int, address: str) -> None:
         self.kind: bytes | None = None  #: None: not known yet
         self.since = time.monotonic()
         self._door = door
         self._process = process
+        self._address = address
         self._client = client
         client.setblocking(False)
+        if address:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._behind = _connect(door.others)
         self._watched: dict[socket.socket, int] = {}
         self._heard = bytearray()  #: all that the client said while its kind is not known
@@ -308,6 +333,8 @@ class _Joint:
         rest = bytes(self._heard[_GREETING:])
         if kind and self._process:
             rest = _with_property(rest, RELAYED_FOR, str(self._process))
+        if kind and self._address:
+            rest = _with_property(rest, RELAYED_ADDRESS, self._address)
         if kind and self._door.label:
             rest = _with_property(rest, RELAYED_FROM, self._door.label)
         if kind in _PUBLISHERS:
@@ -452,6 +479,11 @@ def _with_property(said: bytes, name: str, text: str) -> bytes:
     body = said[span[0] : span[1]]
     body += bytes([len(name)]) + name.encode() + len(value).to_bytes(4, "big") + value
     return b"\x06" + len(body).to_bytes(8, "big") + body + said[span[1] :]
+
+
+def _is_own_by_tcp(client: socket.socket) -> bool:
+    # Elsewhere nobody tells; of a unix socket the folder's mode counts there.
+    return not sys.platform.startswith("linux") or tcp_peer_uid(client) == os.geteuid()
 
 
 def _connect(address: str) -> socket.socket:

@@ -16,6 +16,7 @@ from openhcs_stream.transport._zmq import (
     ZMQ_MAX_FRAME,
     _context,
     _has_frames,
+    sending_address,
     sending_process,
 )
 
@@ -30,11 +31,12 @@ _HIGH_WATER = 16
 class PublishedMessage:
     """One message that came in at a `ZmqSubscriber`."""
 
-    __slots__ = ("data", "process")
+    __slots__ = ("data", "peer_address", "process")
 
     def __init__(self, frame: zmq.Frame) -> None:
         self.data = frame.buffer.toreadonly()  #: not copied
         self.process = sending_process(frame)  #: of the publisher; 0: nobody tells
+        self.peer_address = sending_address(frame)  #: of a tcp publisher; else ""
 
 
 class ZmqSubscriber:

@@ -41,7 +41,7 @@ from openhcs_stream.transport._lane import (
     refuse_fds,
     refuse_length,
 )
-from openhcs_stream.transport._owner import opened_again, peer_uid
+from openhcs_stream.transport._owner import opened_again, peer_uid, tcp_peer_process
 from openhcs_stream.transport._socket_files import SocketFile
 
 if TYPE_CHECKING:
@@ -92,8 +92,10 @@ _CUT_GREETINGS = 3
 _ADMITTED_AT_REST = 16
 _ADMIT_EVERY = 64
 
-#: The properties by which a `ZmqSorter` tells whose connection it passes on, and of which door.
+#: The properties by which a `ZmqSorter` tells whose connection it passes on: the process over ipc,
+#: the IP address over tcp; and of which door.
 RELAYED_FOR = "X-Process"
+RELAYED_ADDRESS = "X-Address"
 RELAYED_FROM = "X-Door"
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
@@ -156,6 +158,8 @@ class ZmqLane(Lane):
         self._ended = False
         self._failure: PeerError | None = None
         self._cut_greetings = 0
+        #: What came before the end, and was not received yet.
+        self._last_words: deque[Frame] = deque()
         self._fd = -1
         self._asks_owner = where.is_local and not where.key and not allow_other_users
         self._poller: select.epoll | None = None
@@ -266,9 +270,7 @@ class ZmqLane(Lane):
         if self._socket.closed:
             raise closed_here(f"the lane to {self.address}")
         if not self._connected:
-            self._read_monitor()
-        if self._failure is not None:
-            raise self._failure  # nothing of what another user's program says is taken
+            self._read_monitor()  # before the first frame: whose program is it?
         frame = self._take()
         if frame is None and self._read_monitor():
             # What came in before the end may have been noticed only now.
@@ -304,6 +306,11 @@ class ZmqLane(Lane):
         self._socket.close()
 
     def _take(self) -> Frame | None:
+        if self._ended:
+            return self._last_words.popleft() if self._last_words else None
+        return self._take_from_socket()
+
+    def _take_from_socket(self) -> Frame | None:
         try:
             first = self._socket.recv(_NOW, copy=False)
         except zmq.Again:
@@ -337,6 +344,14 @@ class ZmqLane(Lane):
             "viewer wrote when it was started with --public.",
         )
 
+    def _keep_last_words(self) -> None:
+        """Take what came before the end: ZeroMQ drops it with the address."""
+        try:
+            while (frame := self._take_from_socket()) is not None:
+                self._last_words.append(frame)
+        except ProtocolViolation as error:
+            self._failure = error
+
     def _require_open(self) -> None:
         if self._socket.closed:
             raise closed_here(f"the lane to {self.address}")
@@ -356,6 +371,7 @@ class ZmqLane(Lane):
                 self._connected = True
                 self._check_owner()
             elif self._connected:
+                self._keep_last_words()
                 self._ended = True
             elif kind != _DISCONNECTED:  # that follows on each of the others
                 self._cut_greetings += 1
@@ -391,7 +407,7 @@ class RouterMessage:
     @property
     def peer_address(self) -> str:
         """Where it came from: the IP address of a tcp peer, else "" ."""
-        return _parse_peer(self._raw_address())[0]
+        return sending_address(self._routing)
 
     @property
     def peer(self) -> PeerCredentials | None:
@@ -402,6 +418,16 @@ class RouterMessage:
     def process(self) -> int:
         """The process that sent it over ipc, through a `ZmqSorter` or not; 0: nobody tells."""
         return sending_process(self._routing)
+
+    def find_process(self) -> int:
+        """As `process`; over tcp on this machine it is searched for, which takes milliseconds."""
+        if self.process or not self.peer_address:
+            return self.process
+        sock = opened_again(int(self._routing.get(zmq.SRCFD)))
+        if sock is None:
+            return 0
+        with sock:
+            return tcp_peer_process(sock)
 
     @property
     def door(self) -> str:
@@ -885,8 +911,16 @@ def sending_process(frame: zmq.Frame) -> int:
     relayed = _property(frame, RELAYED_FOR)
     if relayed.isascii() and relayed.isdigit():
         return int(relayed)
+    if sending_address(frame):
+        return 0
     credentials = _parse_peer(_property(frame, "Peer-Address"))[1]
     return credentials.pid if credentials is not None else 0
+
+
+def sending_address(frame: zmq.Frame) -> str:
+    """The IP address that a frame came from over tcp, through a `ZmqSorter` or not; else ""."""
+    address = _parse_peer(_property(frame, "Peer-Address"))[0]
+    return address or _parse_peer(_property(frame, RELAYED_ADDRESS))[0]
 
 
 def _property(frame: zmq.Frame, name: str) -> str:

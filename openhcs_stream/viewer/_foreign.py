@@ -8,6 +8,8 @@ that publish, and control requests, come in at a desk with a thread of its own.
 from __future__ import annotations
 
 import logging
+import select
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +29,7 @@ from openhcs_stream.viewer._foreign_desk import Desk, Settlement
 from openhcs_stream.viewer._scene import Arrival
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from openhcs_stream.dialects import ForeignBatch, ForeignItem, SenderRoute
     from openhcs_stream.transport import RouterMessage
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 _MOST_PUSHERS: Final = 256
 #: Messages that are answered when the viewer is closed.
 _MOST_REFUSED: Final = 10_000
+#: How long somebody who has just connected may take then to say what for, seconds.
+_LAST_WORDS_S: Final = 0.5
 _CLOSED: Final = "The viewer was closed before it showed this."
 #: Bytes of a control request; see `dialects.load_plain`.
 _MOST_CONTROL: Final = 1 << 16
@@ -117,7 +121,7 @@ class ForeignSenders:
 
     # --- life ---------------------------------------------------------------------------------
 
-    def open(self, port: int | None, router: ZmqRouter) -> None:
+    def open(self, port: int | None, router: ZmqRouter, tcp: Sequence[str] = ()) -> None:
         """Listen where OpenHCS's senders of this port look.
 
         Parameters
@@ -126,6 +130,8 @@ class ForeignSenders:
             0 or None: nobody knows the port before, so nowhere.
         router : ZmqRouter
             The receiver's, bound to an ipc address first.
+        tcp : sequence of str
+            Where to listen as well, for everybody: what is no publisher's goes on to the router.
 
         Raises
         ------
@@ -145,6 +151,8 @@ class ForeignSenders:
                 doors.setdefault(
                     address, Door(address, subscriber.address, router.addresses[0], name)
                 )
+            for address in tcp:
+                doors[address] = Door(address, subscriber.address, router.addresses[0])
             self._sorter = ZmqSorter(list(doors.values()))
             routers = _control_routers(port)
         except BaseException:
@@ -169,12 +177,10 @@ class ForeignSenders:
         Blocks of such items are removed as those of others.
         """
         self._closing = True
-        for _ in range(_MOST_REFUSED):
-            message = self._router.receive() if self._router is not None else None
-            if message is None:
-                break
-            if not message.is_native and message.is_own_user and self._router is not None:
-                self.take(message, self._router)
+        if self._router is not None:
+            for message in _last_of(self._router):
+                if not message.is_native and message.is_own_user:
+                    self.take(message, self._router)
         if self._desk is not None:
             self._desk.close()
             self.take_waiting()
@@ -210,7 +216,12 @@ class ForeignSenders:
         """Take in what was published since the last time."""
         while self._desk is not None and (messages := self._desk.published()):
             for message in messages:
-                self._take_frame(message.data, local_ipc=True, family="", process=message.process)
+                self._take_frame(
+                    message.data,
+                    local_ipc=not message.peer_address,
+                    family="",
+                    process=message.process,
+                )
             if not self._closing:
                 return  # the rest when others have had their turn
 
@@ -333,6 +344,26 @@ class ForeignSenders:
     def _begin_anew(self) -> None:
         """On the desk's thread: a client begins a new run."""
         self._run += 1
+
+
+def _last_of(router: ZmqRouter) -> Iterator[RouterMessage]:
+    """What came; where somebody has connected and said nothing yet, what he says soon."""
+    end = time.monotonic() + _LAST_WORDS_S
+    for _ in range(_MOST_REFUSED):
+        somebody_comes = router.has_input()
+        message = router.receive()
+        if message is not None:
+            yield message
+            continue
+        if not somebody_comes:
+            return
+        poller = select.poll()
+        poller.register(router.fileno(), select.POLLIN)
+        while not router.has_input():
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            poller.poll(1000 * left)
 
 
 def _control_routers(port: int) -> list[ZmqRouter]:

@@ -242,7 +242,7 @@ class Desk:
 
     def _obey(self, command: str, message: RouterMessage) -> bytes:
         if command == "ping":
-            return self._pong(message.process)
+            return self._pong(message.find_process())
         if command == "clear_state":
             self._settlement.reset()
             self._clear()

@@ -100,7 +100,8 @@ def _write_tiff(path: Path, plane: Any) -> None:
 def _stem(layer: SceneLayer, coords: Coords) -> str:
     place = (f"{component}-{value}" for component, value in place_of(layer, coords).items())
     words = (layer.key.source, layer.key.name, *place)
-    return "_".join(re.sub(r"[^\w -]+", "-", word).strip() for word in words if word)[:_LONGEST]
+    stem = "_".join(re.sub(r"[^\w -]+", "-", word).strip() for word in words if word)[:_LONGEST]
+    return stem or "unnamed"  # an empty name would be the folder's own
 
 
 def _unique(stem: str, kind: str, taken: set[tuple[str, str]]) -> str:

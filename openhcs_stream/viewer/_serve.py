@@ -7,6 +7,7 @@ the last one, draws once, and says *displayed* or *failed*.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import itertools
 import logging
@@ -262,6 +263,7 @@ class Receiver:
         self._trimmed_at = time.monotonic()
         self._foreign_refused = SparingLog(logger, logging.WARNING)
         self._tell_closed = SparingLog(logger, logging.WARNING, burst=10)
+        self._tell_full = SparingLog(logger, logging.WARNING)
         self._tell_ended = SparingLog(logger, logging.WARNING, burst=10)
         self._log = RecentLines()
         # Between the two threads; a deque's ends are safe without a lock.
@@ -300,10 +302,12 @@ class Receiver:
         ipc = runtime_folder() / f"{self.viewer.name}-{os.getpid()}-{_short()}.ipc"
         plain.insert(0, f"ipc://{ipc}")
         reach = Reach.of(self._port, public=self._public, new_keys=self._new_keys)
-        plain += reach.addresses
+        # Where other people's senders look for a port, publishers may come as well.
+        sorted_tcp = reach.addresses if self._port and reach.keys is None else ()
+        plain += [each for each in reach.addresses if each not in sorted_tcp]
         try:
             self._router = ZmqRouter(plain, keys=reach.keys, token=reach.token)
-            self._foreign.open(self._port, self._router)
+            self._foreign.open(self._port, self._router, sorted_tcp)
             for address in self._addresses:
                 if address.startswith("inproc://"):
                     self._listeners.append(InProcessListener(address.removeprefix("inproc://")))
@@ -318,7 +322,7 @@ class Receiver:
                 pid=os.getpid(),
                 started=self._started,
                 protocol=(MAJOR, MINOR),
-                addresses=reach.told(self._router.addresses),
+                addresses=reach.told((*self._router.addresses, *sorted_tcp)),
                 token=reach.token,
                 headless=self._headless,
             )
@@ -627,8 +631,9 @@ class Receiver:
         if peer is None:
             refusal = self._no_room()
             if refusal is not None:
-                log_event(logger, logging.WARNING, "limit reached", sessions=len(self._peers))
-                lane.send(encode(refusal))
+                self._tell_full("limit reached: %s", refusal.what)
+                with contextlib.suppress(LaneClosed):  # it may be gone already
+                    lane.send(encode(refusal))
                 lane.close()
                 return
             # Over ipc the system says who it is; over tcp a token does, whoever it is.

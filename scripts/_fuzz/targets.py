@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -21,8 +18,11 @@ from openhcs_stream import dialects, discovery, rois
 from openhcs_stream import messages as m
 from openhcs_stream.errors import InvalidItem, ProtocolMismatch, ProtocolViolation, UsageError
 from openhcs_stream.protocol import ReceiverSession, SenderSession, ViewerFacts
+from openhcs_stream.recording import DamagedRecording
 from openhcs_stream.transport import parse_address, socket_type
 from openhcs_stream.viewer import parse_memory
+from scripts._fuzz import files
+from scripts._fuzz.files import written
 from scripts._fuzz.mutate import mutate, mutate_json, mutate_msgpack
 
 __all__ = ["TARGETS", "Target", "native_samples", "openhcs_samples"]
@@ -188,25 +188,12 @@ def _zip_samples() -> list[bytes]:
     return [archive.getvalue(), stored.getvalue()]
 
 
-@cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="ohs-fuzz-"))
-
-
-def _written(data: bytes, name: str) -> Path:
-    path = _folder() / f"{os.getpid()}-{name}"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    return path
-
-
 def _roi_zip(data: bytes) -> None:
-    rois.read_imagej(_written(data, "rois.zip"))
+    rois.read_imagej(written(data, "rois.zip"))
 
 
 def _roi_file(data: bytes) -> None:
-    rois.read_imagej(_written(data, "roi.roi"))
+    rois.read_imagej(written(data, "roi.roi"))
 
 
 @cache
@@ -240,7 +227,7 @@ def _endpoint_samples() -> list[bytes]:
 
 
 def _viewer_file(data: bytes) -> None:
-    endpoint = discovery.read_viewer_file(_written(data, "a.viewer"))
+    endpoint = discovery.read_viewer_file(written(data, "a.viewer"))
     assert endpoint.token not in repr(endpoint) or len(endpoint.token) < 40
     discovery.is_public(endpoint)
     assert endpoint.port is None or endpoint.port >= 0
@@ -389,6 +376,12 @@ TARGETS: Final = {
         Target("ImageJ .zip files", _roi_zip, (InvalidItem,), _zip_samples),
         Target("GeoJSON", _geojson, (InvalidItem,), _geojson_samples, mutate_json),
         Target("viewer files", _viewer_file, (UsageError,), _endpoint_samples, mutate_json),
+        Target("endpoint files", files.endpoint_file, (), _endpoint_samples, mutate_json),
+        Target("ledgers", files.ledger, (), files.ledger_samples, files.mutate_ledger),
+        Target(
+            "recordings", files.recording, (DamagedRecording,), files.recording_samples,
+            files.mutate_recording,
+        ),
         Target("OpenHCS batches", _openhcs, (ProtocolViolation,), openhcs_samples, mutate_json),
         Target("pickles", _pickle, (ProtocolViolation,), _pickle_samples),
         Target("OpenHCS control answers", _control_answer, (ProtocolViolation,), _pickle_samples),

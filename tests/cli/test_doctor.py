@@ -215,6 +215,34 @@ def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ulimit -n" in finding.cure
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are Linux's")
+def test_a_small_container_is_told_up_front() -> None:
+    """All of it at once, and for real: as many find it who start their first viewer in one."""
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    limits = "ulimit -n 256 && ulimit -l 64 && ulimit -v 4194304"
+    enter = ["unshare", "-m", "sh", "-c", f'{mount} && {limits} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*enter, "true"], check=False).returncode:
+        pytest.skip("no other /dev/shm can be mounted here")
+    code = """
+import json
+from openhcs_stream.cli import _doctor_machine as machine
+found = [*machine.shared_memory(), *machine.limits()]
+print(json.dumps({each.check: [each.state, each.text, each.cure] for each in found}))
+"""
+    done = subprocess.run(
+        [*enter, sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["memfd"][0] == "ok"  # our own pixels need no /dev/shm
+    assert found["/dev/shm"][:2] == ["warn", "64 MiB, 64 MiB free"]
+    assert "--shm-size" in found["/dev/shm"][2]
+    assert found["nofile"][0] == "warn"
+    assert found["nofile"][1].startswith("256 open files")
+    assert found["memlock"][:2] == ["ok", "64 KiB of locked memory; none is needed"]
+    assert found["address space"][0] == "warn"
+    assert found["address space"][1].startswith("4096 MiB")
+
+
 def test_little_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 30, 1 << 30))
     finding = by_check(_doctor_machine.limits)["address space"]

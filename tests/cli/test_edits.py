@@ -85,6 +85,42 @@ def test_what_stands_now_is_saved(
     assert table.tolist() == [1.5, 2.5]
 
 
+def test_each_layer_has_a_file_of_its_own_in_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever its name: a path, one that differs by signs alone, or another kind's."""
+    specs = [("points", "../a"), ("points", "//a"), ("labels", "../a")]
+    with run_receiver(MemoryViewer(), publish=True) as running:
+        with connect(running.address) as stream:
+            for kind, name in specs:
+                if kind == "points":
+                    stream.points([[1.0, 2.0]], name=name).wait()
+                else:
+                    stream.labels(np.zeros((8, 9), np.uint16), name=name).wait()
+            stream.request("layers")
+
+        def edit() -> None:
+            for layer in running.viewer.layers.values():
+                if layer.key.kind == "points":
+                    spots = layer.items[()]
+                    running.viewer.report_edit(Change(layer, (), spots, spots + 0.5, [0]))
+                else:
+                    plane = layer.stack.planes[()]
+                    before = plane[2:3, 3:4].copy()
+                    plane[2, 3] = 7
+                    after = plane[2:3, 3:4].copy()
+                    running.viewer.report_edit(Painting(layer, (), 2, 3, before, after))
+
+        running.viewer.do(edit)
+        folder = tmp_path / "folder"
+        assert main(["edits", "--save", str(folder), "--json"]) == 0
+    saved = json.loads(capsys.readouterr().out)["saved"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["-a-2.csv", "-a.csv", "-a.tif"]
+    assert len(saved) == 3
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
 def test_where_nothing_waits_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with run_receiver(MemoryViewer(), publish=True):
         assert main(["edits"]) == 0

@@ -105,10 +105,10 @@ def until(reached: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
 class Running:
     """A viewer that is being served, and stopped at the end."""
 
-    def __init__(self, viewer: Viewer | None = None) -> None:
+    def __init__(self, viewer: Viewer | None = None, **options: Any) -> None:
         self.viewer = viewer or MemoryViewer()
         self.port = free_port()
-        self.receiver = Receiver(self.viewer, port=self.port)
+        self.receiver = Receiver(self.viewer, port=self.port, **options)
         self.receiver.start()
         self.thread = threading.Thread(target=self.viewer.run, args=(self.receiver.tick, 0.01))
         self.thread.start()
@@ -134,6 +134,20 @@ def running(home: Path) -> Iterator[Running]:
     running = Running()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def serve(home: Path) -> Iterator[Callable[..., Running]]:
+    """Serves viewers of a test's own: (viewer, and what a `Receiver` takes)."""
+    served: list[Running] = []
+
+    def start(viewer: Viewer, **options: Any) -> Running:
+        served.append(Running(viewer, **options))
+        return served[-1]
+
+    yield start
+    for each in served:
+        each.stop()
 
 
 class PlainSender:

@@ -89,7 +89,10 @@ class Sender:
         return {"route": self.route}
 
     def send(self, items: list[dict[str, Any]], **envelope: Any) -> dict[str, Any]:
-        """Send a batch; an item is its metadata under "place" and what else it is to have."""
+        """Send a batch; an item is its metadata under "place" and what else it is to have.
+
+        What stands under "wire" replaces what would have been sent.
+        """
         made = [self.item(dict(item)) for item in items]
         message = {"type": "batch", "images": made, "timestamp": time.time(), **envelope}
         if self.viewer == "fiji":
@@ -99,6 +102,7 @@ class Sender:
 
     def item(self, item: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {"data_type": "image", "metadata": item.pop("place", {})}
+        wrong = item.pop("wire", {})
         if "start" in item:
             array = pixels(item.pop("shape"), item.pop("dtype"), item.pop("start"))
             made |= {"shape": list(array.shape), "dtype": str(array.dtype)}
@@ -122,7 +126,7 @@ class Sender:
         if self.generation >= 3 and self.route:
             made["return_route"] = self.route
             made["producer"] = {"pid": os.getpid(), "create_time": 99.25}
-        return {**made, **item}
+        return {**made, **item, **wrong}
 
     def in_shared_memory(self, array: np.ndarray[Any, Any]) -> str:
         length = 8 if self.generation == 1 else 12

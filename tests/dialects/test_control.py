@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -194,35 +197,51 @@ def test_the_release_that_a_client_without_openhcs_is_told(
     assert sender.control("ping")["application"]["application_version"] == "0.7.1"
 
 
-def test_a_ping_is_answered_while_the_receiver_copies_and_the_window_is_stuck(
-    home: Path, start_sender: Start
+#: A client that has loaded something from an environment, as one with compiled packages has.
+CLIENT = """
+import json, mmap, pickle, sys, zmq
+with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+    with zmq.Context() as context, context.socket(zmq.REQ) as asking:
+        asking.setsockopt(zmq.LINGER, 0)
+        asking.setsockopt(zmq.RCVTIMEO, 10_000)
+        asking.connect(sys.argv[2])
+        asking.send(pickle.dumps({"type": "ping"}))
+        print(json.dumps(pickle.loads(asking.recv()).get("application")))
+"""
+GENERATION_2 = {"application_id": "openhcs", "application_version": "0.8.4"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells who asks")
+@pytest.mark.parametrize("mode", ["ipc", "tcp"])
+@pytest.mark.parametrize(
+    ("packages", "application"),
+    [
+        (["openhcs-0.8.4", "zmqruntime-0.2.24"], GENERATION_2),
+        (["polystore-0.6.3", "zmqruntime-0.6.5"], None),
+        (["openhcs-0.9", "zmqruntime-0.6.5"], {"identifier": "openhcs", "version": "0.9"}),
+    ],
+    ids=["2", "3", "3 of openhcs"],
+)
+def test_the_words_of_the_generation_that_asks(
+    running: Running,
+    tmp_path: Path,
+    mode: str,
+    packages: list[str],
+    application: dict[str, str] | None,
 ) -> None:
-    """The original's clients kill a viewer that does not answer within half a second."""
-    release = threading.Event()
-
-    class Stuck(MemoryViewer):
-        def keep(self, *_: Any) -> Any:
-            release.wait(30)
-            raise RuntimeError("it was stuck")
-
-        def set_axes(self, axes: Any) -> None:
-            release.wait(30)
-
-    from tests.dialects.conftest import Running
-
-    running = Running(Stuck())
-    try:
-        sender = start_sender(2, "fiji", running.port)
-        asking = start_sender(2, "fiji", running.port, listen=False)
-        sender.tell("send", items=[image(1)], display_config=DISPLAY)
-        for _ in range(5):
-            assert asking.control("ping")["type"] == "pong"
-            assert asking.control("settle")["settle_phase"] in ("running", "complete")
-        release.set()
-        assert sender.hear()["reply"]["status"] == "error"
-    finally:
-        release.set()
-        running.stop()
+    """All generations ask by the very same bytes, and each refuses the others' words."""
+    folder = tmp_path / "lib" / "python3" / "site-packages"
+    for name in packages:
+        (folder / f"{name}.dist-info").mkdir(parents=True)
+    (folder / "compiled.so").write_bytes(bytes(4096))
+    port = running.port + 1000
+    address = family_of().ipc(port) if mode == "ipc" else f"tcp://127.0.0.1:{port}"
+    told = subprocess.run(
+        [sys.executable, "-c", CLIENT, str(folder / "compiled.so"), address],
+        check=True, timeout=40, stdout=subprocess.PIPE,
+    ).stdout  # fmt: skip
+    # The environment of the tests, from which it has loaded ZeroMQ, has none of theirs.
+    assert json.loads(told) == application
 
 
 @pytest.mark.parametrize("command", ["shutdown", "force_shutdown"])

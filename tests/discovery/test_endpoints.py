@@ -307,6 +307,7 @@ def test_cleared_folder_does_not_disturb_closing(folder: Path) -> None:
         b"[]",
         b"[" * 60_000,
         b"\xff" * 100,
+        b'{"viewer": "\xff"}',
         b" " * 70_000,
         json.dumps({"viewer": "memory"}).encode(),
         json.dumps(
@@ -322,7 +323,7 @@ def test_cleared_folder_does_not_disturb_closing(folder: Path) -> None:
             }
         ).encode(),
     ],
-    ids=["empty", "cut", "list", "deep", "binary", "long", "fields", "other-name"],
+    ids=["empty", "cut", "list", "deep", "binary", "no-text", "long", "fields", "other-name"],
 )
 def test_broken_file_of_a_living_owner_is_skipped(
     folder: Path, content: bytes, caplog: pytest.LogCaptureFixture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,10 @@ from scripts._fuzz.decoders import Findings, fuzz, try_one
 from scripts._fuzz.targets import TARGETS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from scripts._fuzz.targets import Target
 
 #: Each target is bounded by its number of inputs; `scripts/fuzz` goes on for as long as one likes.
 EXAMPLES = 150
@@ -157,7 +161,5 @@ class TestTheLoopItself:
             assert counts.findings == []
 
 
-def _with(target: Any, decode: Any) -> Any:
-    from dataclasses import replace
-
+def _with(target: Target, decode: Callable[[bytes], object]) -> Target:
     return replace(target, decode=decode)

@@ -191,3 +191,47 @@ def test_a_control_group_is_an_error_and_no_kill(small_group: Path, quota: int) 
     else:
         assert said == f"full {32 * MIB}", "a quarter of what the group may use"
     assert int(count) > 10
+
+
+#: Takes named blocks and writes to all of each until there is no more; our own memory is elsewhere.
+NAMED = """
+import os
+from openhcs_stream.errors import OutOfSpace
+from openhcs_stream.pixels import NamedBlocks, PixelPool
+MIB = 1 << 20
+room = os.statvfs("/dev/shm")
+assert room.f_blocks * room.f_frsize == 64 * MIB
+blocks, taken = NamedBlocks(), []
+try:
+    while len(taken) < 100:
+        taken.append(blocks.take(8 * MIB))
+        taken[-1].octets[:] = 1
+except OutOfSpace as error:
+    print(len(taken), error.what, error.cure, flush=True)
+with PixelPool(quota_nbytes=256 * MIB, shared=True) as pool:
+    for _ in range(12):
+        pool.acquire(8 * MIB).memory[:] = 1
+blocks.close()
+print("done")
+"""
+
+
+def test_a_dev_shm_of_64_mib_is_an_error_and_no_signal() -> None:
+    """As containers have it: writing where no page can be had would end the process by SIGBUS."""
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    enter = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*enter, "true"], check=False).returncode:
+        pytest.skip("no other /dev/shm can be mounted here")
+    done = subprocess.run(
+        [*enter, sys.executable, "-c", NAMED],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    refused, last = done.stdout.splitlines()
+    assert refused.startswith("8 there is no shared memory of")
+    assert "--shm-size" in refused
+    assert last == "done"

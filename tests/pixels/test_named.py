@@ -37,6 +37,29 @@ print(made[0].name, made[1].name, made[2].lend(), flush=True)
 sys.stdin.read()
 """
 
+#: Makes blocks in a folder and lends one; is killed right after a function was called so often.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from openhcs_stream.pixels import NamedBlocks, _named
+folder, name, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+_named.SHM_FOLDER = Path(folder)
+real = getattr(os, name)
+def last(*arguments, **more):
+    global left
+    result = real(*arguments, **more)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+blocks = NamedBlocks()
+first = blocks.take(5000)
+setattr(os, name, last)
+second = blocks.take(9000)
+first.lend()
+first.end_loan()
+"""
+
 #: A child that closes what it inherited, and outlives its parent's blocks; whether the name was
 #: there then, and after the parent's own closing, and how the janitor ended.
 FORKS = """
@@ -220,6 +243,20 @@ class TestEndings:
         assert all(map(exists, names))
         os.killpg(process.pid, signal_)  # the whole group, as a batch system does
         until(lambda: not any(map(exists, names)), "the janitor removes the names")
+
+    @pytest.mark.parametrize(
+        ("function", "calls"),
+        [("posix_fallocate", 1), ("link", 1), ("link", 2), ("link", 3), ("unlink", 1),
+         ("unlink", 2), ("unlink", 3), ("rename", 1)],
+    )  # fmt: skip
+    def test_whenever_it_died(self, tmp_path: Path, function: str, calls: int) -> None:
+        """Also in the middle of making, lending or removing one: nobody need sweep."""
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path), function, str(calls)],
+            check=False, timeout=50,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL
+        until(lambda: not os.listdir(tmp_path), "the janitor removes all names")
 
     def test_what_it_did_not_remove_at_its_end(
         self, worker: tuple[subprocess.Popen[str], list[str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,28 @@ def test_a_damaged_member(tmp_path: Path) -> None:
             read_imagej(file)
         except InvalidItem:
             pass
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_imagej_itself_cannot_unpack_is_refused(tmp_path: Path, method: int) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a.roi", to_imagej(ROI))
+    with pytest.raises(InvalidItem, match="ImageJ doesn't read"):
+        read_imagej(file)
+
+
+def test_damage_anywhere_is_refused_or_of_no_matter(tmp_path: Path) -> None:
+    """Also one that makes it seem packed in another way."""
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.roi", to_imagej(ROI))
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        for value in (0, 12, 14, whole[at] ^ 0xFF):
+            file.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            with contextlib.suppress(InvalidItem):
+                read_imagej(file)
 
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:

@@ -226,3 +226,13 @@ def test_damaged_files_are_refused(damage: Any) -> None:
     data = to_imagej(Roi.polygon([(0, 0), (0, 4), (3, 0)]))
     with pytest.raises(InvalidItem, match="no ImageJ ROI"):
         from_imagej(damage(data))
+
+
+def test_a_text_that_ends_before_its_style_is_refused() -> None:
+    """As coverage-guided fuzzing found it: its second header lies within the first."""
+    data = bytes.fromhex(
+        "496f7574000001fffffc007fff8000000000000000000000000000600000000080000000000000000000007400"
+        "e5010000010002001e0028080001f600000000"
+    )
+    with pytest.raises(InvalidItem, match="no ImageJ ROI"):
+        from_imagej(data)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from openhcs_stream.runtime import _ledger as ledger_module
 from openhcs_stream.runtime import (
+    Entry,
+    Identity,
     hold,
     identify,
     runtime_folder,
@@ -22,6 +23,7 @@ from openhcs_stream.runtime import (
     temporary_folder,
     written_whole,
 )
+from openhcs_stream.runtime import _ledger as ledger_module
 from openhcs_stream.runtime._entries import read_entries, temporary_name, written
 
 if TYPE_CHECKING:
@@ -290,6 +292,45 @@ def test_a_broken_ledger_stays_and_is_told(folder: Path, content: bytes) -> None
     assert [each.path for each in sweep.kept] == [path]
     assert "can't be told" in sweep.kept[0].why
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "temporary"),
+    [
+        (b"/tmp/a\0b", b""),
+        (b"relative", b""),
+        (b"/", b""),
+        (b"/tmp/it", b"../it"),
+        (b"/tmp/it", b".."),
+        (b"/tmp/it", b"a\0b"),
+    ],
+)
+def test_a_ledger_of_impossible_names_is_broken(
+    folder: Path, path: bytes, temporary: bytes
+) -> None:
+    ledger = runtime_folder() / ".held-0123456789abcdef"
+    ledger.write_bytes(written(0, Entry("file", path, temporary, Identity(1, 1))))
+    for dry_run in (True, False):
+        sweep = sweep_ledgers(dry_run=dry_run)
+        assert sweep.removed == []
+        assert [each.path for each in sweep.kept] == [ledger]
+        assert "names nothing that can be there" in sweep.kept[0].why
+
+
+def test_what_cannot_be_looked_at_stays_and_is_told(folder: Path, tmp_path: Path) -> None:
+    """A name too long stands for a folder that can't be entered, or a server that is lost."""
+    there = tmp_path / "it"
+    made(there)
+    ledger = runtime_folder() / ".held-0123456789abcdef"
+    long = Entry("file", os.fsencode(tmp_path / ("x" * 300)), b"", Identity(1, 1))
+    ledger.write_bytes(
+        written(0, long) + written(1, Entry("file", os.fsencode(there), b"", identify(there)))
+    )
+    sweep = sweep_ledgers()
+    assert [each.path for each in sweep.removed] == [there]
+    assert ["can't be told" in each.why for each in sweep.kept] == [True]
+    assert ledger.exists()
+    assert not there.exists()
 
 
 def test_a_forged_ledger_reaches_no_plain_file(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -359,8 +360,10 @@ class TestWhoOwnsAConnection:
                 accepted, _ = server.accept()
                 with accepted:
                     assert tcp_peer_uid(accepted) == os.geteuid()
+                    assert _owner.tcp_peer_process(accepted) == os.getpid()
                     client.close()
                     assert tcp_peer_uid(accepted) is None, "who has gone owns nothing"
+                    assert _owner.tcp_peer_process(accepted) == 0
 
     @needs_root
     def test_is_another_user(self) -> None:
@@ -370,11 +373,12 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))):
     sys.stdin.read()
 """
         with socket.create_server(("127.0.0.1", 0)) as server:
-            with child(code, str(server.getsockname()[1]), uid=NOBODY):
+            with child(code, str(server.getsockname()[1]), uid=NOBODY) as process:
                 server.settimeout(20)
                 accepted, _ = server.accept()
                 with accepted:
                     assert tcp_peer_uid(accepted) == NOBODY
+                    assert _owner.tcp_peer_process(accepted) == process.pid
 
     def test_is_nobody_for_a_socket_that_is_not_connected(self) -> None:
         with socket.socket() as sock:
@@ -412,6 +416,8 @@ class TestWithinThisMachine:
                 message = until(router.receive)
                 assert message.is_own_user
                 assert message.peer_address
+                assert message.process == 0
+                assert message.find_process() == os.getpid()
 
     def test_over_ipc_too(self, tmp_path: Path) -> None:
         for where in (f"ipc://{tmp_path}/socket", f"ipc://@test-{os.getpid()}"):
@@ -477,6 +483,39 @@ while True:
                 with ZmqLane.connect(router.addresses[0]) as lane:
                     lane.send(HELLO)
                     assert until(router.receive).is_own_user
+
+    @needs_root
+    @pytest.mark.parametrize("scheme", ["tcp", "ipc"])
+    def test_another_user_s_viewer_is_not_talked_to(self, scheme: str) -> None:
+        """Whoever is quicker to listen where a viewer was gets a greeting, and no pixels."""
+        code = """
+import contextlib, select, sys
+from openhcs_stream.transport import LaneClosed, ZmqRouter
+with ZmqRouter([sys.argv[1]], allow_other_users=True) as router:
+    print(router.addresses[0], flush=True)
+    while True:
+        message = router.receive()
+        if message is None:
+            select.select([], [], [], 0.002)
+            continue
+        with contextlib.suppress(LaneClosed):
+            router.send(message.identity, [b"\\x91welcome"])
+"""
+        where = "tcp://127.0.0.1:0" if scheme == "tcp" else f"ipc://@false-{os.getpid()}"
+        with child(code, where, uid=NOBODY) as process:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            for look_first in (False, True):
+                with ZmqLane.connect(address) as lane:
+                    lane.send(HELLO)
+                    if look_first:
+                        until(lane.has_input)
+                    error = until(partial(_refused, lane))
+                    assert "belongs to user 65534" in error.what
+                    assert not lane.send(HELLO)
+            with ZmqLane.connect(address, allow_other_users=True) as lane:
+                lane.send(HELLO)
+                assert until(lane.receive).data == b"\x91welcome"
 
     def test_a_refusal_is_logged_once_for_many(self, caplog: pytest.LogCaptureFixture) -> None:
         keys = new_key_pair()

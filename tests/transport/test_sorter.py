@@ -7,6 +7,8 @@ import os
 import select
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.transport import Door, ZmqRouter, ZmqSorter, ZmqSubscriber, socket_type
+from openhcs_stream.transport import (
+    Door,
+    ZmqRouter,
+    ZmqSorter,
+    ZmqSubscriber,
+    parse_address,
+    socket_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +71,7 @@ class Behind:
             [
                 Door(self.address, self.subscriber.address, self.router.addresses[0], "front"),
                 Door(f"{self.address}-2", self.subscriber.address, self.router.addresses[0]),
+                Door("tcp://127.0.0.1:0", self.subscriber.address, self.router.addresses[0]),
             ]
         )
 
@@ -81,9 +91,9 @@ class Behind:
         return made
 
     def close(self) -> None:
-        self.sorter.close()
         self.subscriber.close()
         self.router.close()
+        self.sorter.close()
 
 
 @pytest.fixture
@@ -127,7 +137,7 @@ def clients() -> Iterator[Clients]:
     made.close()
 
 
-@pytest.mark.parametrize("door", [0, 1])
+@pytest.mark.parametrize("door", [0, 1, 2])
 def test_each_kind_gets_to_its_own(behind: Behind, clients: Clients, door: int) -> None:
     address = behind.sorter.addresses[door]
     asking = clients.connect(zmq.REQ, address)
@@ -142,7 +152,11 @@ def test_each_kind_gets_to_its_own(behind: Behind, clients: Clients, door: int) 
     assert asking.recv() == b"answer"
     news = behind.published()
     assert bytes(news.data) == b"news"
-    assert (question.process, news.process) == (os.getpid(), os.getpid())
+    is_tcp = door == 2
+    who = (0, "127.0.0.1") if is_tcp else (os.getpid(), "")
+    assert (question.process, question.peer_address) == who
+    assert (news.process, news.peer_address) == who
+    assert question.is_own_user
     assert question.door == ("front" if door == 0 else "")
 
 
@@ -300,6 +314,28 @@ def test_a_publisher_that_does_not_wait_to_be_heard(behind: Behind) -> None:
     client.close()
 
 
+def test_what_was_said_at_last_is_passed_on(behind: Behind, clients: Clients) -> None:
+    asking = [clients.connect(zmq.REQ, behind.address) for _ in range(20)]
+    for each in asking:
+        each.send(b"?")
+    answer = bytes(100_000)
+    for _ in asking:
+        behind.router.send(behind.asked().identity, [answer], delimited=True)
+    behind.close()
+    assert not behind.path.exists()
+    assert [each.recv() for each in asking] == [answer] * 20
+
+
+def test_who_does_not_hear_is_not_waited_for_long(behind: Behind) -> None:
+    client = behind.raw()
+    client.sendall(GREETING + ready(b"DEALER"))
+    receive(client, len(GREETING))
+    until(lambda: behind.router.receive() or select.select([client], [], [], 0)[0], "its READY")
+    behind.sorter.close()  # and what is behind still lives
+    assert not behind.path.exists()
+    assert drain(client)
+
+
 def test_a_slow_reader_makes_the_other_wait(behind: Behind) -> None:
     """What is sent and not read is bounded on the way as well."""
     client = behind.raw()
@@ -319,6 +355,27 @@ def test_a_slow_reader_makes_the_other_wait(behind: Behind) -> None:
     until(lambda: not behind.sorter._joints, "its end")
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="only Linux tells whose a tcp connection is, and only root can become another user",
+)
+def test_another_user_is_refused_by_tcp(
+    behind: Behind, clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = behind.sorter.addresses[2]
+    code = f"""
+import encodings.idna, os, socket
+os.setuid(65534)
+with socket.create_connection(("127.0.0.1", {parse_address(address).port}), 20) as client:
+    assert client.recv(1) == b""
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+    assert "not this user's" in caplog.text
+    asking = clients.connect(zmq.REQ, address)
+    asking.send(b"?")
+    assert bytes(behind.asked().frames[0]) == b"?"
+
+
 class TestAddresses:
     def test_are_removed_at_the_end(self, folder: Path) -> None:
         behind = Behind(folder)
@@ -332,6 +389,8 @@ class TestAddresses:
             ZmqSorter([Door(behind.address, "ipc://@none", "ipc://@none")])
         with pytest.raises(InvalidItem, match="in use"):
             ZmqSorter([Door(behind.sorter.addresses[1], "ipc://@none", "ipc://@none")])
+        with pytest.raises(InvalidItem, match="in use"):
+            ZmqSorter([Door(behind.sorter.addresses[2], "ipc://@none", "ipc://@none")])
         assert behind.path.is_socket()
 
     def test_left_by_one_that_died(self, folder: Path, clients: Clients) -> None:
@@ -345,9 +404,16 @@ class TestAddresses:
         assert behind.path.stat().st_mode & 0o077 == 0
 
     @pytest.mark.parametrize(
-        "address", ["tcp://127.0.0.1:0", "tcp://0.0.0.0:5555", "unix:///tmp/x", "inproc://x"]
+        "address",
+        [
+            "tcp://0.0.0.0:5555",
+            "tcp://*:0",
+            f"tcp://127.0.0.1:0?key={'0' * 64}",
+            "unix:///tmp/x",
+            "inproc://x",
+        ],
     )
-    def test_that_are_no_path_s(self, address: str) -> None:
+    def test_that_can_not_be_sorted(self, address: str) -> None:
         with pytest.raises(InvalidItem):
             ZmqSorter([Door(address, "ipc://@none", "ipc://@none")])
 

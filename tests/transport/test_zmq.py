@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +51,14 @@ def until(produce: Callable[[], T | None], timeout_s: float = 20.0) -> T:
 def ended(lane: ZmqLane) -> bool:
     try:
         lane.receive()
+    except LaneClosed:
+        return True
+    return False
+
+
+def _cannot_send(lane: ZmqLane) -> bool:
+    try:
+        lane.send(b"\x90")
     except LaneClosed:
         return True
     return False
@@ -370,18 +379,42 @@ sys.stdin.read()
                 assert not ended(lane)
                 assert not lane.connected
 
-    def test_what_came_in_with_the_end_is_given_first(
+    def test_what_came_before_the_end_is_given_first(self, router: ZmqRouter) -> None:
+        """Also where the end was noticed before, by who wanted to send."""
+        with ZmqLane.connect(router.addresses[0]) as lane:
+            lane.send(b"\x90")
+            identity = until(router.receive).identity
+            for last in (b"\x90one", b"\x90two"):
+                assert router.send(identity, [last])
+            router.close()
+            until(partial(_cannot_send, lane))
+            assert [until(lane.receive).data for _ in range(2)] == [b"\x90one", b"\x90two"]
+            assert ended(lane)
+
+    def test_what_waits_is_received_without_a_look_at_the_connection(
         self, router: ZmqRouter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with ZmqLane.connect(router.addresses[0]) as lane:
             lane.send(b"\x90")
-            assert router.send(until(router.receive).identity, [b"\x90last"])
-            until(lane.has_input)
-            monkeypatch.setattr(lane, "_ended", True)
-            monkeypatch.setattr(lane, "_take", iter([None, lane._take()]).__next__)
-            frame = lane.receive()
-            assert frame is not None
-            assert frame.data == b"\x90last"
+            identity = until(router.receive).identity
+            for number in range(100):
+                assert router.send(identity, [b"\x90%d" % number])
+            assert until(lane.receive).data == b"\x900"
+            looks = 0
+            look = lane._read_monitor
+
+            def counted() -> bool:
+                nonlocal looks
+                looks += 1
+                return look()
+
+            monkeypatch.setattr(lane, "_read_monitor", counted)
+            for number in range(1, 100):
+                wanted = looks
+                while (frame := lane.receive()) is None:
+                    wanted += 1  # one look where nothing waited, and none besides
+                assert frame.data == b"\x90%d" % number
+                assert looks == wanted
 
     def test_refuses_frames_of_no_lane(self, router: ZmqRouter) -> None:
         with ZmqLane.connect(router.addresses[0]) as lane:

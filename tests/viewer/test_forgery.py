@@ -54,15 +54,15 @@ class Peer:
     def send(self, message: m.Message, *blobs: bytes) -> None:
         assert self.lane.send(m.encode(message), blobs=[memoryview(each) for each in blobs])
 
-    def wait_for(self, kind: type[Any]) -> Any:
+    def wait_for(self, *kinds: type[Any]) -> Any:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             frame = self.lane.receive()
             if frame is not None:
                 self.said.append(m.decode(frame.data))
-                if isinstance(self.said[-1], kind):
+                if isinstance(self.said[-1], kinds):
                     return self.said[-1]
-        raise AssertionError(f"no {kind.__name__} came; {self.said}")
+        raise AssertionError(f"no {kinds} came; {self.said}")
 
 
 def assert_clean(text: str, where: str, *, lines: bool = False) -> None:
@@ -121,13 +121,14 @@ def test_in_the_viewer_s_log_and_answers(
     assert_clean(table.stdout + table.stderr, "the table of openhcs-stream status", lines=True)
     # Sessions that are ended for what they sent.
     peer.send(m.Items((m.Item(7, 99, (EVIL,), (), EVIL[:4], 0, ()),)))
-    assert_clean(peer.wait_for(m.Bye).reason, "the reason of an end")
+    end = peer.wait_for(m.Refusal, m.Bye)
+    assert_clean(end.what if isinstance(end, m.Refusal) else end.reason, "the reason of an end")
     peer.lane.close()
     for number, content in enumerate((EVIL.encode(), b"\x92\xa5" + EVIL.encode()[:5], b"\x90")):
         other = Peer(running.address, session=f"{number}" * 32)
         other.wait_for(m.Welcome)
         other.lane.send(b"\x91" + content)
-        other.wait_for(m.Bye)
+        other.wait_for(m.Refusal, m.Bye)
         other.lane.close()
     _assert_log_is_clean(caplog)
 

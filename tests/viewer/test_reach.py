@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from openhcs_stream import discovery
 from openhcs_stream.errors import UsageError
 from openhcs_stream.stream import ask, connect
 from openhcs_stream.testing import run_receiver
-from openhcs_stream.transport import parse_address
+from openhcs_stream.transport import ZmqLane, parse_address
 from openhcs_stream.viewer import MemoryViewer
 from openhcs_stream.viewer._reach import Reach
 
@@ -102,3 +103,17 @@ def test_what_another_session_was_given_opens_nothing(public_receiver: Any) -> N
         told = repr(stream.request("status")) + repr(stream.request("layers"))
     assert endpoint.token not in told
     assert os.fsencode(endpoint.token) not in repr(endpoint).encode()
+
+
+def test_other_people_s_protocols_are_not_served_there(
+    public_receiver: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They know no token, and name shared memory; also for who has the file."""
+    endpoint = public_receiver.receiver.endpoint
+    with ZmqLane.connect(endpoint.addresses[-1], token=endpoint.token) as lane:
+        lane.send(b'{"type": "batch", "images": [{"shm_name": "psm_it"}]}')
+        deadline = time.monotonic() + 20
+        while "refused a message of a sender that is not this user's" not in caplog.text:
+            assert time.monotonic() < deadline
+            assert lane.receive() is None
+    assert ask(public_receiver.address, "layers") == []

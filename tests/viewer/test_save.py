@@ -70,6 +70,16 @@ def test_names_that_are_no_file_names(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(written)
 
 
+def test_a_layer_without_any_name_stays_in_the_folder(tmp_path: Path) -> None:
+    placed = Placement(LayerSpec("points", "", "YX")).place((), POINTS)
+    scene = Scene()
+    (key,) = scene.commit([Arrival(0, placed)]).layers
+    folder = tmp_path / "folder"
+    (written,) = save_places(folder, [(scene.layers[key], ())])
+    assert written.parent == folder
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
 def test_an_empty_list_is_a_file_too(tmp_path: Path) -> None:
     """Somebody deleted all of it: that is what stands now."""
     path, _ = save_places(tmp_path, [(layer("rois", []), AT)])
