@@ -38,6 +38,7 @@ __all__ = [
     "Edited",
     "EditsTaken",
     "Failure",
+    "FileShown",
     "Hello",
     "Item",
     "Items",
@@ -145,6 +146,8 @@ class Welcome(_Message, tag="welcome", frozen=True):
     #: items of this session with lower numbers were taken already, over lanes that were lost
     taken: Count = 0
     run: Annotated[str, Meta(max_length=64)] = ""  #: random name of this run of the viewer
+    #: formats of files that it reads itself, by a descriptor on its data lane: "raw", "zarr"
+    files: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
 
 
 class Refusal(_Message, tag="refusal", frozen=True):
@@ -242,6 +245,21 @@ class More(_Message, tag="more", frozen=True):
 
     seq: Count
     parts: Annotated[tuple[Part, ...], Meta(max_length=4096)]
+
+
+class FileShown(_Message, tag="file", frozen=True):
+    """Sender to viewer: a new image that stays in its file, whose descriptor is beside this.
+
+    On a unix lane alone, and of a format that the viewer named in its welcome.
+    """
+
+    item: Item  #: without parts; `nbytes` is what the whole image would have in memory
+    #: raw: the file, with the pixels in C order; zarr: the folder of an OME-Zarr image
+    format: Literal["raw", "zarr"]
+    offset: Count = 0  #: raw: where the pixels begin
+    swapped: bool = False  #: raw: they are big-endian, whatever the item's dtype says
+    #: zarr: names of the arrays in the folder, the largest first
+    levels: Annotated[tuple[Text, ...], Meta(max_length=32)] = ()
 
 
 class Failure(_Message, frozen=True):
@@ -348,6 +366,7 @@ Message: TypeAlias = (
     | LayerDeclared
     | Items
     | More
+    | FileShown
     | Report
     | Ping
     | Pong
@@ -369,6 +388,7 @@ MESSAGES: tuple[type[Struct], ...] = (
     LayerDeclared,
     Items,
     More,
+    FileShown,
     Report,
     Ping,
     Pong,

@@ -55,7 +55,7 @@ OF_PACKAGE = {"__init__": {*ROOMS} - {"bench", "cli", "testing"}, "__main__": {"
 #: in an extra. Inside a function they are welcome.
 HEAVY = {
     "PyQt6", "cupy", "dask", "imageio", "jax", "magicgui", "napari", "pandas", "PIL", "psutil",
-    "qtpy", "rich", "scipy", "skimage", "superqt", "tifffile", "torch", "vispy",
+    "qtpy", "rich", "scipy", "skimage", "superqt", "tifffile", "torch", "vispy", "zarr",
 }  # fmt: skip
 
 

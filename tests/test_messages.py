@@ -26,6 +26,7 @@ from openhcs_stream.messages import (
     EditRecord,
     EditsTaken,
     Failure,
+    FileShown,
     Hello,
     Item,
     Items,
@@ -56,6 +57,8 @@ pack = msgspec.msgpack.Encoder().encode
 SPEC = LayerSpec("image", "raw", "YX", ("well", "z"), source="plate 1", modes={"z": "stack"})
 ITEM = Item(7, 0, ("A01", -3), (256, 128), "<u2", 65536, (Part(2, 4096, 65536, 91),), {"n": 1})
 
+FILE = Item(8, 0, ("A01", 0), (256, 128), "<u2", 65536, ())
+
 EDIT = EditRecord(
     9, 1.5, "ada", "painted", "labels", "nuclei", "plate 1", {"z": 3}, (2,), b"\0", b"\1",
     (4, 5, 1, 1), "|u1", 2,
@@ -72,6 +75,7 @@ EXAMPLES: tuple[Message, ...] = (
     LayerDeclared(0, SPEC),
     Items((ITEM,)),
     More(7, (Part(-1, 0, 12, 92),)),
+    FileShown(FILE, "zarr", 8, True, ("0", "1")),
     Report((1, 2), (1,), (Failure(3, "no such axis"),), (90,)),
     Ping(4),
     Pong(4),

@@ -22,7 +22,7 @@ from openhcs_stream.pixels._memory import (
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "FREE",
@@ -101,6 +101,7 @@ class Arena:
         "__weakref__",
         "_memory",
         "_next",
+        "_unpin",
         "capacity",
         "charged_nbytes",
         "count",
@@ -121,6 +122,7 @@ class Arena:
         self.ready = 0
         self.filling = 0
         self._next = 0
+        self._unpin: list[Callable[[], object]] = []
         if not shared:
             self._memory: npt.NDArray[np.uint8] | None = private_memory(self.nbytes)
             return
@@ -186,15 +188,28 @@ class Arena:
         self.charged_nbytes -= nbytes
         return nbytes
 
+    def unpin_at_close(self, unpin: Callable[[], object]) -> None:
+        """Have something called before the memory is let go of; at once if that is so already."""
+        self._unpin.append(unpin)
+        if self._memory is None:
+            self._unpin_all()
+
+    def _unpin_all(self) -> None:
+        while self._unpin:
+            with contextlib.suppress(IndexError):  # two threads may do this at once
+                self._unpin.pop()()
+
     def close(self) -> None:
         """Let go of the file and the memory; idempotent. Views of it go on living."""
+        self._unpin_all()  # while it is mapped
         self._memory = None
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 
     def after_fork_in_child(self) -> None:
-        """Close the child's duplicate of the descriptor."""
+        """Close the child's duplicate of the descriptor. What is pinned is the parent's."""
+        self._unpin.clear()
         with contextlib.suppress(OSError):
             self.close()
 
@@ -224,6 +239,7 @@ class Slot:
         "capacity",
         "holders",
         "home",
+        "is_pinned",
         "lease",
         "loan",
         "memory",
@@ -247,12 +263,29 @@ class Slot:
         self.holders: set[int] = set()
         self.home: list[Slot] = []
         self.loan: weakref.ref[npt.NDArray[Any]] | None = None
+        self.is_pinned = False
+
+    def pin(self, register: Callable[[int, int], Callable[[], object] | None]) -> None:
+        """Pin its pages for a device, once; that is undone before its arena is let go of.
+
+        Parameters
+        ----------
+        register : callable
+            Called with the address and the number of bytes, it gives what undoes it; None: the
+            device refused, and is not asked again.
+        """
+        if self.is_pinned:
+            return
+        self.is_pinned = True
+        unpin = register(self.address, self.capacity)
+        if unpin is not None:
+            self.arena.unpin_at_close(unpin)
 
     def __del__(self) -> None:
         """Free it where it was taken, and its taker was interrupted before it had it (Ctrl-C)."""
         if self.state == HELD and self.loan is None and self.arena.is_open:
             again = Slot(self.arena, self.offset, self.memory, self.address)
-            again.home = self.home
+            again.home, again.is_pinned = self.home, self.is_pinned
             again.home.append(again)
 
     @property

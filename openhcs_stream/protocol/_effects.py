@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from openhcs_stream.errors import StreamError
-    from openhcs_stream.messages import EditRecord, Item, LayerSpec, Message, Part, Request, Welcome
+    from openhcs_stream.messages import (
+        EditRecord,
+        FileShown,
+        Item,
+        LayerSpec,
+        Message,
+        Part,
+        Request,
+        Welcome,
+    )
 
 __all__ = [
     "Answer",
@@ -24,6 +33,7 @@ __all__ = [
     "SendControl",
     "SendData",
     "Take",
+    "TakeFile",
     "TakePart",
     "Taken",
     "UnmapArena",
@@ -134,6 +144,14 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeFile:
+    """Viewer: an image that stays in the file whose descriptor came with this message."""
+
+    message: FileShown
+    spec: LayerSpec
+
+
+@dataclass(frozen=True, slots=True)
 class TakePart:
     """Viewer: copy `part` to `offset` of the item's private memory, then say so to the core.
 
@@ -175,6 +193,7 @@ Effect: TypeAlias = (
     | MapArena
     | UnmapArena
     | Take
+    | TakeFile
     | TakePart
     | Answer
     | Ended

@@ -30,6 +30,7 @@ from openhcs_stream.messages import (
     ArenaRetired,
     Bye,
     EditsTaken,
+    FileShown,
     Hello,
     Item,
     Items,
@@ -56,6 +57,7 @@ from openhcs_stream.protocol._effects import (
     Opened,
     SendControl,
     Take,
+    TakeFile,
     Taken,
     TakePart,
     UnmapArena,
@@ -98,6 +100,7 @@ class ViewerFacts:
     modes: Mapping[str, Mode] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     run: str = ""
+    files: tuple[str, ...] = ()
 
 
 @dataclass
@@ -164,6 +167,8 @@ class ReceiverSession:
                 return self._items(message)
             case ReceiverPhase.OPEN, More():
                 return self._more(message)
+            case ReceiverPhase.OPEN, FileShown():
+                return self._file(message)
             case ReceiverPhase.CLOSED, _:
                 return []
             case ReceiverPhase.WAITING, Hello():
@@ -310,6 +315,7 @@ class ReceiverSession:
             facts.required,
             self.account.last_seq + 1,
             facts.run,
+            facts.files if lane else (),
         )
         return [SendControl(welcome), Opened(None)]
 
@@ -328,23 +334,8 @@ class ReceiverSession:
 
     def _items(self, message: Items) -> list[Effect]:
         effects: list[Effect] = []
-        account = self.account
         for item in message.items:
-            seq = item.seq
-            if seq <= account.last_seq:
-                raise ProtocolViolation(
-                    f"item {seq} came after item {account.last_seq}: numbers must count up."
-                )
-            account.last_seq = seq
-            spec = self._layers.get(item.layer)
-            if spec is None:
-                raise ProtocolViolation(f"item {seq} names layer {item.layer}, never declared.")
-            if len(item.place) != len(spec.components):
-                raise ProtocolViolation(
-                    f"item {seq} has {len(item.place)} values for the "
-                    f"{len(spec.components)} components {spec.components}."
-                )
-            parts = item.parts
+            seq, spec, parts = item.seq, self._spec(item), item.parts
             if (len(parts) == 1 and parts[0].nbytes == item.nbytes) or item.nbytes == 0:
                 effects.append(Take(item, spec))
                 continue
@@ -353,6 +344,36 @@ class ReceiverSession:
             self._partial[seq] = _Partial(item, spec)
             effects += self._parts(self._partial[seq], parts)
         return effects
+
+    def _spec(self, item: Item) -> LayerSpec:
+        """The layer of a new item, which must be what its place was declared to be."""
+        seq = item.seq
+        if seq <= self.account.last_seq:
+            raise ProtocolViolation(
+                f"item {seq} came after item {self.account.last_seq}: numbers must count up."
+            )
+        self.account.last_seq = seq
+        spec = self._layers.get(item.layer)
+        if spec is None:
+            raise ProtocolViolation(f"item {seq} names layer {item.layer}, never declared.")
+        if len(item.place) != len(spec.components):
+            raise ProtocolViolation(
+                f"item {seq} has {len(item.place)} values for the "
+                f"{len(spec.components)} components {spec.components}."
+            )
+        return spec
+
+    def _file(self, message: FileShown) -> list[Effect]:
+        self._need_stream(message)
+        if message.format not in self.facts.files:
+            raise ProtocolViolation(
+                f"a sender sent a file of format {message.format!r}; this viewer reads "
+                f"{', '.join(self.facts.files) or 'none'}."
+            )
+        spec = self._spec(message.item)
+        if message.item.parts or spec.kind != "image":
+            raise ProtocolViolation(f"item {message.item.seq} can't be in a file.")
+        return [TakeFile(message, spec)]
 
     def _more(self, message: More) -> list[Effect]:
         partial = self._partial.get(message.seq)

@@ -92,6 +92,8 @@ class SenderSession:
 
     Attributes
     ----------
+    returns : bool
+        As given; a sender that greets several viewers sets it when all of them are there.
     layers, arenas : set of int
         Those that the viewer was told of.
     linked : bool
@@ -107,7 +109,7 @@ class SenderSession:
         self.welcome: Welcome | None = None
         self.linked = False
         self.haunted = False
-        self._returns = returns
+        self.returns = returns
         self._was_open = False
         self._expired = False
         #: Items neither displayed nor failed: the leases of each, None once it is received.
@@ -208,7 +210,7 @@ class SenderSession:
         if self.phase is SenderPhase.CLOSED:
             return []
         is_final = self.phase is SenderPhase.OPEN and isinstance(error, ProtocolViolation | Refused)
-        if not self._returns or not self._was_open or is_final:
+        if not self.returns or not self._was_open or is_final:
             return self._end(error)
         if self.phase is SenderPhase.AWAY:
             return []
@@ -315,6 +317,11 @@ class SenderSession:
         if in_parts:
             self._in_parts.add(seq)
 
+    def give_up(self, seq: int, reason: str) -> list[Effect]:
+        """An item that was to go out can't be sent to this viewer after all."""
+        held = self._outstanding.pop(seq, None)
+        return [Moved([], [], [(seq, reason)], list(held or ()))]
+
     def sent_more(self, seq: int, leases: Sequence[int]) -> None:
         """Further parts of an item go out; a failed item takes no more of them.
 
@@ -419,7 +426,7 @@ class SenderSession:
 
     def _goodbye(self, error: StreamError) -> list[Effect]:
         """The viewer was closed on purpose: nothing waits for it."""
-        if not self._returns or not self._was_open:
+        if not self.returns or not self._was_open:
             return self._end(error)
         lost = self._fail_all(error) if self._outstanding else None
         self.phase = SenderPhase.AWAY

@@ -9,6 +9,7 @@ from openhcs_stream.messages import CHUNK_NBYTES, Item, Part
 if TYPE_CHECKING:
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.pixels import Slot
+    from openhcs_stream.stream._files import ImageFile
     from openhcs_stream.stream._receipt import Receipt
 
 __all__ = ["Outgoing", "described", "parts_of"]
@@ -27,10 +28,13 @@ class Outgoing:
         For which the viewers hold the slot.
     first_nbytes : int
         How much of it lies there; an item that is larger than a slot goes in parts.
+    file : ImageFile or None
+        Where its pixels stay, if they do; `nbytes` is 0 then.
     """
 
     __slots__ = (
         "dtype",
+        "file",
         "first_nbytes",
         "info",
         "layer",
@@ -63,6 +67,7 @@ class Outgoing:
         self.seq = -1
         self.lease = 0
         self.slot: Slot | None = None
+        self.file: ImageFile | None = None
 
 
 def described(item: Outgoing, blobs: list[memoryview] | None) -> Item:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from openhcs_stream.messages import Hello, LayerSpec, Message
     from openhcs_stream.pixels import Slot
+    from openhcs_stream.stream._files import ImageFile
     from openhcs_stream.stream._item import Outgoing
     from openhcs_stream.stream._reach import Target
     from openhcs_stream.tracker import QueueTracker
@@ -118,7 +119,7 @@ class Link:
         self.reconnect_s = reconnect_s
         self.control = control
         self.data = control
-        self.session = SenderSession(hello, returns=reconnect_s > 0)
+        self.session = SenderSession(hello)
         self.error: StreamError | None = None
         #: False: no fact tells what this viewer displays; "displayed" ends what is told.
         self.tells_displayed = not isinstance(control, BridgedLane) or control.tells_displayed
@@ -262,6 +263,11 @@ class Link:
                 self._watched = None
                 self.carry_out(self.session.died(error))
 
+    def begin(self, tracker: QueueTracker) -> None:
+        """All viewers of the stream are there: from now on one that is lost is waited for."""
+        self.tracker = tracker
+        self.session.returns = self.reconnect_s > 0
+
     def close_discarded(self) -> None:
         """Close lanes that nobody waits for any more."""
         while self._discarded:
@@ -290,9 +296,16 @@ class Link:
         session, owner = self.session, self._owner
         layers, arenas = session.layers, session.arenas
         blobs: list[memoryview] | None = None if self.data.carries_fds else []
-        for item in items:
+        for at, item in enumerate(items):
             if item.layer not in layers:
                 self.carry_out(session.declare(item.layer, owner.spec(item.layer)))
+            if item.file is not None:
+                if at:
+                    self.tell(items[:at])
+                self._tell_file(item, item.file)
+                if at + 1 < len(items):
+                    self.tell(items[at + 1 :])
+                return
             if blobs is None and (slot := item.slot) is not None and slot.arena.id not in arenas:
                 self._offer(slot)
         frame = encode(Items(tuple([described(item, blobs) for item in items])))
@@ -302,6 +315,19 @@ class Link:
             self.tell(items[half:])
             return
         self._send_data(frame, (), tuple(blobs) if blobs else ())
+
+    def lacks(self, file: ImageFile) -> str:
+        """Why this viewer can't read a file itself; empty: it can."""
+        welcome = self.session.welcome
+        return file.lacks(welcome.files if welcome and self.data.carries_fds else ())
+
+    def _tell_file(self, item: Outgoing, file: ImageFile) -> None:
+        """Hand a file over; it stays open until the viewers have told the item's end."""
+        lacks = self.lacks(file)
+        if lacks:  # it could before its lanes were lost
+            self.carry_out(self.session.give_up(item.seq, f"it can't read {file.path}: {lacks}"))
+            return
+        self._send_data(encode(file.message(described(item, None))), (file.fd,), ())
 
     def tell_more(self, seq: int, slot: Slot, nbytes: int, lease: int) -> None:
         """Send a further part of an item."""
@@ -469,7 +495,7 @@ class Link:
 
     def _lane_closed(self, *, died: bool) -> None:
         cure = "Start it again: the stream goes on by itself as soon as it is there."
-        if not self.reconnect_s:
+        if not self.session.returns:
             cure = "Start it again and connect anew; what it had shown is lost."
         self.lose(ViewerLost(f"{self.label} at {self.address} is gone.", cure=cure), died=died)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from openhcs_stream.errors import InvalidItem
 from openhcs_stream.messages import AXES, MAX_NDIM, PlaceValue, canonical_component
+from openhcs_stream.stream._device import DeviceArray, on_device
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,15 +40,18 @@ MAX_METADATA = 16_384
 MAX_METADATA_ENTRIES = 256
 
 _DEFAULT_AXES = ("", "X", "YX", "ZYX", "CZYX", "TCZYX", "ATCZYX", "BATCZYX", "EBATCZYX")
-_DLPACK_HOST = (1, 3)  # kDLCPU and kDLCUDAHost, DLPack's dlpack.h
 _COMPONENT_OF_AXIS = {"T": "time", "Z": "z", "C": "channel"}
 
 
-def as_array(data: Any, *, what: str = "an image") -> npt.NDArray[Any]:
-    """Any array-like on the host as a numpy array, without a copy where there need be none.
+def as_array(data: Any, *, what: str = "an image") -> Any:
+    """Any array-like as a numpy array without a copy where there need be none, or a `DeviceArray`.
 
     torch, cupy and jax arrays are taken through DLPack or the array protocols; none of these
-    packages is imported. An array on a device is copied to the host once.
+    packages is imported. What is on a device stays there: it is copied once, by `copy_into`.
+
+    Returns
+    -------
+    ndarray or DeviceArray
 
     Raises
     ------
@@ -62,7 +66,12 @@ def as_array(data: Any, *, what: str = "an image") -> npt.NDArray[Any]:
             cure="Pass an array: numpy, torch, cupy, jax, or nested lists of numbers.",
         )
     try:
+        there = on_device(data)
+        if there is not None:
+            return there
         array = _through_dlpack(data) if hasattr(data, "__dlpack_device__") else np.asarray(data)
+    except InvalidItem:
+        raise
     except (TypeError, ValueError, BufferError, RuntimeError) as error:
         raise InvalidItem(
             f"{what} can't be made from {type(data).__name__}: {error}.",
@@ -77,21 +86,14 @@ def as_array(data: Any, *, what: str = "an image") -> npt.NDArray[Any]:
 
 
 def _through_dlpack(data: Any) -> npt.NDArray[Any]:
-    """A foreign array by DLPack where it lies on the host, else by its own copy to the host."""
+    """A foreign array by DLPack, as a view where it lies on the host."""
     if hasattr(data, "detach"):  # torch refuses to export what still records gradients
         data = data.detach()
-    device, _ = data.__dlpack_device__()
-    if int(device) not in _DLPACK_HOST:
-        if hasattr(data, "get"):  # cupy
-            return np.asarray(data.get())
-        if hasattr(data, "cpu"):  # torch
-            data = data.cpu()
-        else:  # jax copies by itself
-            return np.asarray(data)
     try:
         return np.from_dlpack(data)
-    except (BufferError, RuntimeError, TypeError, ValueError):
-        # Read-only or oddly typed exports: the array protocol may still do.
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        # Read-only or oddly typed exports, or a device that numpy can't read from: what the
+        # array protocol gives may still do.
         return np.asarray(data)
 
 
@@ -108,12 +110,12 @@ def default_axes(shape: tuple[int, ...], *, is_uint8: bool) -> str:
     return _DEFAULT_AXES[len(shape)]
 
 
-def with_axes(array: npt.NDArray[Any], axes: Any) -> tuple[npt.NDArray[Any], str]:
+def with_axes(array: Any, axes: Any) -> tuple[Any, str]:
     """Check an image's axes and bring Y and X (and S) to its end.
 
     Parameters
     ----------
-    array : ndarray
+    array : ndarray or DeviceArray
         0 to 8 dimensions.
     axes : str or None
         One letter per dimension: T, C, Z, Y, X, S (samples of RGB(A)), or another of tifffile's
@@ -203,6 +205,8 @@ def as_table(data: Any, *, kind: Kind, axes: str | None) -> tuple[npt.NDArray[np
         Letters of the D coordinates; None: YX or ZYX for points, TYX or TZYX for tracks.
     """
     array = as_array(data, what=f"{kind}")
+    if isinstance(array, DeviceArray):
+        array = array.to_host()  # a table is small, and converted anyway
     extra = 1 if kind == "tracks" else 0
     if array.size == 0 and array.ndim < 2:
         array = np.empty((0, (len(axes) if axes else 2 + extra) + extra))

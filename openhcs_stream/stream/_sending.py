@@ -9,6 +9,7 @@ import numpy as np
 
 from openhcs_stream import rois as roi_codecs
 from openhcs_stream.errors import InvalidItem
+from openhcs_stream.stream._files import open_image_file
 from openhcs_stream.stream._layers import PLAIN, Common, Look
 from openhcs_stream.stream._payload import (
     Place,
@@ -20,9 +21,12 @@ from openhcs_stream.stream._payload import (
 )
 
 if TYPE_CHECKING:
+    import os
+
     import numpy.typing as npt
 
     from openhcs_stream.messages import Kind, PlaceValue
+    from openhcs_stream.stream._files import ImageFile
     from openhcs_stream.stream._receipt import Receipt
 
 __all__ = ["Sending"]
@@ -43,6 +47,12 @@ class Sending:
         common: Common,
     ) -> Receipt:
         """Copy it to where the viewers can read it, and tell them."""
+
+    @abstractmethod
+    def _send_file(
+        self, file: ImageFile, name: str, place: dict[str, PlaceValue], look: Look, common: Common
+    ) -> Receipt:
+        """Tell the viewers of an image that stays in its file, and hand that over."""
 
     def image(
         self,
@@ -94,6 +104,48 @@ class Sending:
         array, axes = with_axes(as_array(image), axes)
         look = Look(colormap, as_limits(contrast_limits), blending)
         return self._send("image", array, name, axes, as_place(place, axes), look, common)
+
+    def image_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        axes: str | None = None,
+        place: Place | None = None,
+        colormap: str = "",
+        contrast_limits: tuple[float, float] | None = None,
+        blending: str = "",
+        **common: Unpack[Common],
+    ) -> Receipt:
+        """Show an image that stays in its file: the viewers read of it what they show.
+
+        A few bytes are sent, and the open file itself; what a viewer can't be handed in that way
+        it never opens by its name. The file must stay as it is while it is shown: where it is cut
+        short, zeros are shown.
+
+        Parameters
+        ----------
+        path : path
+            An uncompressed TIFF whose pixels lie together, as ImageJ and `tifffile` write them
+            (one that can be memory-mapped; its first series), or the folder of an OME-Zarr image.
+        name : str
+            Of its layer; None: the file's name without its ending.
+        axes : str
+            A letter for each dimension, Y and X last (then S); None: as the file says.
+        place, colormap, contrast_limits, blending, **common
+            As in `image`.
+
+        Raises
+        ------
+        InvalidItem
+            The file is none of these, or a viewer can't read it itself: it runs on another
+            machine, has no way to show files, or lacks zarr. Nothing was sent; send the pixels.
+        ViewerLost
+            No viewer is left.
+        """
+        file = open_image_file(path, axes)
+        look = Look(colormap, as_limits(contrast_limits), blending)
+        return self._send_file(file, name or file.stem, as_place(place, file.axes), look, common)
 
     def labels(
         self,

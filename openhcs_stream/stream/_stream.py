@@ -28,6 +28,7 @@ from openhcs_stream.errors import (
 from openhcs_stream.messages import MAJOR, MINOR, Hello, Kind, Mode
 from openhcs_stream.pixels import HELD, PixelPool, wire_dtype
 from openhcs_stream.stream._books import Books
+from openhcs_stream.stream._device import copy_into
 from openhcs_stream.stream._edits import EditHub
 from openhcs_stream.stream._feedback import Feedback
 from openhcs_stream.stream._item import Outgoing
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.pixels import Slot
+    from openhcs_stream.stream._files import ImageFile
     from openhcs_stream.stream._reach import Reached, Target
     from openhcs_stream.stream._room import WhenFull
 
@@ -361,7 +363,7 @@ class Stream(Sending, Feedback):
             item.slot = room.take(item)
         if item.slot is None:
             return False
-        np.copyto(item.slot.array(array.shape, item.dtype), array)
+        copy_into(item.slot, array, item.dtype)
         return True
 
     def _send_in_parts(self, item: Outgoing, array: npt.NDArray[Any]) -> None:
@@ -382,7 +384,7 @@ class Stream(Sending, Feedback):
                     # What the item itself holds must not keep its own next part waiting.
                     counted = 0 if number else part.nbytes
                     slot = room.wait(lambda n=part.nbytes: self._pool.acquire(n), counted)  # type: ignore[misc]
-                np.copyto(slot.array(part.shape, item.dtype), part)
+                copy_into(slot, part, item.dtype)
                 if number == 0:
                     item.slot, item.first_nbytes = slot, part.nbytes
                     slot = None
@@ -394,6 +396,27 @@ class Stream(Sending, Feedback):
         finally:
             for each in [*ready, *([] if slot is None else [slot])]:
                 self._pool.cancel(each)
+
+    def _send_file(
+        self, file: ImageFile, name: str, place: dict[str, PlaceValue], look: Look, common: Common
+    ) -> Receipt:
+        self._check()
+        for link in self._group.open_links():
+            lacks = link.lacks(file)
+            if lacks:
+                raise InvalidItem(
+                    f"{link.label} can't read {file.path} itself: {lacks}.",
+                    cure="Send the pixels themselves, with image().",
+                )
+        layer = self._layers.number(
+            "image", name, file.axes, tuple(place), look, common, self._group.welcomes()
+        )
+        info = as_info(common.get("metadata"))
+        receipt = Receipt(self._group.wait_until, "image", name, place, str(info.get("id", "")))
+        item = Outgoing(layer, tuple(place.values()), file.shape, file.dtype, 0, info, receipt)
+        item.file = file
+        self._books.tell([item])
+        return receipt
 
     def _let_go(self, item: Outgoing) -> None:
         slot, item.slot = item.slot, None
@@ -431,7 +454,7 @@ class Stream(Sending, Feedback):
         group.open(deadline, self.timeout_s)
         self._layers.checks = tuple(link.check for link in group.links if link.check)
         for link in group.links:
-            link.tracker = registry().add(self.name, link.label)
+            link.begin(registry().add(self.name, link.label))
 
     def _look(self) -> float:
         """One look of the stream's own thread; returns for how long to rest."""

@@ -36,6 +36,9 @@ class Viewer(ABC):
     #: Whether it deals with items as they come, by `take_item`. Nothing is then placed or shown.
     takes_items: ClassVar[bool] = False
 
+    #: Whether it can show what `FileImage` gives: planes that are read when they are looked at.
+    reads_files: ClassVar[bool] = False
+
     # --- the life-cycle, in order -------------------------------------------------------------
 
     @abstractmethod

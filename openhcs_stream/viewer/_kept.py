@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from openhcs_stream import rois as roi_codecs
-from openhcs_stream.errors import OutOfSpace, ProtocolViolation
+from openhcs_stream.errors import InvalidItem, OutOfSpace, ProtocolViolation
 from openhcs_stream.viewer._budget import PLACE_NBYTES, Budget, owner_of
+from openhcs_stream.viewer._files import open_image
 from openhcs_stream.viewer._placement import RASTER_KINDS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from openhcs_stream.messages import LayerSpec, PlaceValue
+    from openhcs_stream.messages import FileShown, LayerSpec, PlaceValue
     from openhcs_stream.viewer._base import Viewer
     from openhcs_stream.viewer._placement import LayerKey, PlacedItem, Placement
 
@@ -173,6 +174,46 @@ class Keeper:
             self._hold(kept, nbytes, entry)
         entry.kept = kept
         placed = placement.cut(place, kept)
+        self._note(key, placement, place, placed, entry)
+        return placed
+
+    def keep_file(
+        self,
+        placement: Placement,
+        place: tuple[PlaceValue, ...],
+        message: FileShown,
+        fd: int,
+        ticket: object = None,
+    ) -> tuple[PlacedItem, ...]:
+        """Open an image that stays in its file, and say where its planes stand.
+
+        Parameters
+        ----------
+        placement, place, ticket
+            As for `keep`.
+        message : FileShown
+            What its sender says of it.
+        fd : int
+            Its descriptor, which is closed in every case, sooner or later.
+
+        Raises
+        ------
+        OutOfSpace
+            There is no room for its places, or too many files are open.
+        InvalidItem, ProtocolViolation
+            It is not what its sender says.
+        """
+        spec, image = placement.spec, open_image(message, fd, placement.depth)
+        if not spec.axes.endswith(("YX", "YXS")):
+            raise InvalidItem(f"an image in a file has the axes {spec.axes!r}.")
+        placement.arrange(image)
+        planes = math.prod(image.shape[: placement.depth])
+        self.make_room(PLACE_NBYTES * planes)
+        self.budget.hold(image, PLACE_NBYTES * planes)
+        placed = placement.cut(place, image if placement.depth else image.plane())
+        key = (spec.kind, spec.source, spec.name, spec.axes, spec.components, place)
+        # It is no array that the next image of its place could be written to.
+        entry = _Entry((), "file", image, (), None, ticket)
         self._note(key, placement, place, placed, entry)
         return placed
 

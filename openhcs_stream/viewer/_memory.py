@@ -35,6 +35,7 @@ class MemoryViewer(Viewer):
     """
 
     name: ClassVar[str] = "memory"
+    reads_files: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.axes: tuple[Axis, ...] = ()

@@ -36,6 +36,7 @@ from openhcs_stream.messages import (
     MINOR,
     ArenaOffer,
     Edited,
+    FileShown,
     Hello,
     LaneOpened,
     LayerDeclared,
@@ -60,6 +61,7 @@ from openhcs_stream.protocol import (
     ReceiverSession,
     SendControl,
     Take,
+    TakeFile,
     Taken,
     TakePart,
     UnmapArena,
@@ -92,6 +94,7 @@ from openhcs_stream.viewer._counts import (
 )
 from openhcs_stream.viewer._descriptors import RESERVE, spare_descriptors
 from openhcs_stream.viewer._edits import EditBook, Wanted
+from openhcs_stream.viewer._files import formats
 from openhcs_stream.viewer._foreign import ForeignSenders, ForeignTicket, reason_of
 from openhcs_stream.viewer._kept import Keeper, Removal, WhenMemoryFull
 from openhcs_stream.viewer._placement import RASTER_KINDS, Placement
@@ -343,6 +346,8 @@ class Receiver:
             modes=self._modes,
             required=self._required,
             run=secrets.token_hex(16),
+            # Others' files stay others': whoever is let in from outside sends the pixels.
+            files=formats() if self.viewer.reads_files and self._public is None else (),
         )
         for each in self._loggers():
             each.addHandler(self._log)
@@ -767,7 +772,7 @@ class Receiver:
             peer.declared(len(frame.data))
         if isinstance(message, Hello) and message.attempt and peer.session.admits(message):
             self._go_on(peer, message)
-        if frame.fds and not isinstance(message, ArenaOffer):
+        if frame.fds and not isinstance(message, ArenaOffer | FileShown):
             close_fds(frame)
             raise ProtocolViolation("descriptors came with a message that has none.")
         try:
@@ -775,8 +780,8 @@ class Receiver:
         except StreamError:
             close_fds(frame)
             raise
-        if frame.fds and not any(isinstance(effect, MapArena) for effect in effects):
-            close_fds(frame)  # the session is over: nobody maps it
+        if frame.fds and not any(isinstance(effect, MapArena | TakeFile) for effect in effects):
+            close_fds(frame)  # the session is over: nobody takes it
         self._carry_out(peer, effects, frame)
 
     def _carry_out(self, peer: Peer, effects: Sequence[Effect], frame: Frame | None) -> None:
@@ -789,6 +794,14 @@ class Receiver:
                 case TakePart(item=item, spec=spec):
                     assert frame is not None
                     self._collect(peer, effect, frame)
+                case TakeFile(message=shown, spec=spec):
+                    assert frame is not None
+                    if len(frame.fds) != 1:
+                        close_fds(frame)
+                        raise ProtocolViolation(
+                            f"a file came with {len(frame.fds)} descriptors, not one."
+                        )
+                    self._keep_file(peer, shown, spec, frame.fds[0])
                 case MapArena(arena=arena, nbytes=nbytes):
                     assert frame is not None
                     if len(frame.fds) != 1:
@@ -862,9 +875,7 @@ class Receiver:
             if self.viewer.takes_items:
                 self.viewer.take_item(peer.label, spec, item.place, array, item.info)
             else:
-                placement = peer.placements.get(item.layer)
-                if placement is None:
-                    placement = peer.placements[item.layer] = self._placement(spec)
+                placement = self._placement_of(peer, item, spec)
                 placed = self._keep(placement, item.place, array, owned=owned, ticket=ticket)
         except ProtocolViolation:
             raise
@@ -875,6 +886,28 @@ class Receiver:
         peer.session.received(item.seq)
         peer.counts.took(item.nbytes)
         self._arrivals.append(Arrival(ticket, placed, dict(item.info)))
+
+    def _keep_file(self, peer: Peer, shown: FileShown, spec: LayerSpec, fd: int) -> None:
+        """As `_keep_own`, for an image that stays in its file."""
+        item = shown.item
+        ticket = _Own(peer, item.seq)
+        try:
+            placement = self._placement_of(peer, item, spec)
+            placed = self._keeper.keep_file(placement, item.place, shown, fd, ticket)
+        except ProtocolViolation:
+            raise
+        except Exception as error:
+            self._failed(peer, item.seq, reason_of(error))
+            return
+        peer.session.received(item.seq)
+        peer.counts.took(0)
+        self._arrivals.append(Arrival(ticket, placed, dict(item.info)))
+
+    def _placement_of(self, peer: Peer, item: Item, spec: LayerSpec) -> Placement:
+        placement = peer.placements.get(item.layer)
+        if placement is None:
+            placement = peer.placements[item.layer] = self._placement(spec)
+        return placement
 
     def _placement(self, spec: LayerSpec) -> Placement:
         return Placement(spec, modes=self._modes, splits=self.viewer.splits)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openhcs_stream.viewer._files import FilePlane
 from openhcs_stream.viewer._placement import Axis, component_order, sort_key
 
 if TYPE_CHECKING:
@@ -298,9 +299,61 @@ class PlaneStack:
             else:
                 break
         else:
-            return self.plane(self._coords(steps))[tuple(quick)]
+            coords = self._coords(steps)
+            in_file = self._in_file(coords)
+            if in_file is None:
+                return self.plane(coords)[tuple(quick)]
+            part = tuple(entries[depth:])
+            return in_file.read(part)[tuple([None] * (len(quick) - len(part)) + [...])]
         needed, pushed, final = self._plan(entries, depth)
         return self._block(needed, pushed)[final]
+
+    def read_strided(self, leading: tuple[Any, ...], stride: int) -> npt.NDArray[Any] | None:
+        """Read every so many pixels of Y and X of a plane that is in a file, and no more.
+
+        Parameters
+        ----------
+        leading : tuple
+            An index for each of the world's axes.
+        stride : int
+            Every how many pixels.
+
+        Returns
+        -------
+        ndarray or None
+            As indexing gives it; None: it is not one plane, or not in a file.
+        """
+        lengths = self._world.shape
+        steps: list[int] = []
+        for axis, (entry, length) in enumerate(zip(leading, lengths, strict=True)):
+            span = range(length)[entry] if isinstance(entry, slice) else entry
+            if isinstance(span, range):
+                if len(span) != 1:
+                    return None
+                span = span[0]
+            if not isinstance(span, int):
+                return None
+            steps.append(_wrapped(span, length, axis))
+        in_file = self._in_file(self._coords(steps))
+        if in_file is None:
+            return None
+        kept = [None for each in leading if isinstance(each, slice)]
+        return in_file.read(stride=stride)[(*kept, ...)]
+
+    def glance(self, coords: Coords, longest: int = 1024) -> npt.NDArray[Any]:
+        """One plane as it arrived; of one that is in a file no more than so many pixels a side."""
+        kept = self.planes[coords]
+        if isinstance(kept, FilePlane):
+            return kept.read(stride=max(1, 2 ** (max(kept.shape[:2]) // longest).bit_length()))
+        return np.asarray(kept)
+
+    def _in_file(self, coords: Coords) -> FilePlane | None:
+        """The plane, where it is in a file and as the stack wants it."""
+        kept = self.planes.get(coords)
+        if not isinstance(kept, FilePlane):
+            return None
+        fits = kept.shape == self.plane_shape and kept.dtype == self._dtype
+        return kept if fits else None
 
     # --- writing ------------------------------------------------------------------------------
 

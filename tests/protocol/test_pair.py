@@ -573,6 +573,7 @@ _fields: dict[str, Any] = {
     "LayerDeclared": (_small, _specs),
     "Items": (st.lists(_items, max_size=3).map(tuple),),
     "More": (_small, _parts.map(tuple)),
+    "FileShown": (_items, st.sampled_from(["raw", "zarr"])),
     "Report": (st.lists(_small).map(tuple), st.lists(_small).map(tuple)),
     "Ping": (_small,),
     "Pong": (_small,),

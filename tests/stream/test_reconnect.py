@@ -221,3 +221,30 @@ def test_an_item_in_parts_fails_and_the_next_ones_go_on(
     with pytest.raises(ItemFailed):
         stream.flush()
     stream.close()
+
+
+def test_one_that_dies_while_another_is_greeted_is_an_error_of_connect(
+    viewer_process: ViewerProcess,
+) -> None:
+    """Nothing was sent yet, so there is nothing to wait with."""
+    dying, its_address = viewer_process()
+    slow, other_address = viewer_process()
+    slow.send_signal(signal.SIGSTOP)
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            openhcs_stream.connect([its_address, other_address], launch=False, timeout_s=30)
+        except BaseException as error:
+            raised.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: openhcs_stream.ask(its_address, "status")["streams"])
+    dying.kill()
+    dying.wait()
+    slow.send_signal(signal.SIGCONT)
+    worker.join(30)
+    assert not worker.is_alive()
+    assert [type(error) for error in raised] == [ViewerLost]
+    assert "connect anew" in str(raised[0])
