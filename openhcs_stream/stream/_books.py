@@ -79,7 +79,7 @@ class Books:
                     item.receipt.mark_failed("", "no viewer is connected")
                 raise group.nobody()
             holders = [link.number for link in links]
-            mask = sum(link.mask for link in links)
+            mask = sum([link.mask for link in links])
             for arena in pool.retired():
                 for link in links:
                     link.carry_out(link.session.retire(arena))

@@ -24,7 +24,7 @@ from openhcs_stream.errors import (
     ViewerUnreachable,
 )
 from openhcs_stream.messages import Bye, encode
-from openhcs_stream.protocol import SendControl
+from openhcs_stream.protocol import SendControl, SenderPhase
 from openhcs_stream.stream._lead import Lead
 from openhcs_stream.transport import Waker, ZmqLane
 
@@ -81,7 +81,10 @@ class LinkGroup:
 
     def taking_links(self) -> list[Link]:
         """The links that items can go to: their viewers are there, or are waited for."""
-        return [link for link in self.links if link.session.takes_items]
+        there = SenderPhase.OPEN
+        return [
+            link for link in self.links if link.session.phase is there or link.session.takes_items
+        ]
 
     def welcomes(self) -> Iterator[tuple[str, Welcome]]:
         """What each viewer said of itself."""

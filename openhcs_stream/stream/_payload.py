@@ -40,6 +40,9 @@ MAX_METADATA = 16_384
 MAX_METADATA_ENTRIES = 256
 
 _DEFAULT_AXES = ("", "X", "YX", "ZYX", "CZYX", "TCZYX", "ATCZYX", "BATCZYX", "EBATCZYX")
+#: Bounds of a place's values: whole numbers that a double holds, and characters of text.
+MAX_INT = 2**53
+MAX_TEXT = 256
 _COMPONENT_OF_AXIS = {"T": "time", "Z": "z", "C": "channel"}
 
 
@@ -270,7 +273,9 @@ def as_place(place: Any, axes: str) -> dict[str, PlaceValue]:
         )
     components = _plan_place(tuple(place), axes)
     return {
-        component: value if type(value) is str and 0 < len(value) <= 256 else _as_value(name, value)
+        component: value
+        if type(value) is str and 0 < len(value) <= MAX_TEXT
+        else _as_value(name, value)
         for component, (name, value) in zip(components, place.items(), strict=True)
     }
 
@@ -304,10 +309,10 @@ def _as_value(name: str, value: Any) -> PlaceValue:
     if (
         isinstance(value, int | np.integer)
         and not isinstance(value, bool)
-        and -(2**53) <= value <= 2**53
+        and -MAX_INT <= value <= MAX_INT
     ):
         return int(value)
-    if isinstance(value, str) and 0 < len(value) <= 256:
+    if isinstance(value, str) and 0 < len(value) <= MAX_TEXT:
         return str(value)
     raise InvalidItem(
         f"place gives {name}={value!r} ({type(value).__name__}).",

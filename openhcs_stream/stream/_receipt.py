@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 from openhcs_stream.errors import DeadlineExceeded, InvalidItem, ItemFailed, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.tracker import ItemState
@@ -30,22 +30,24 @@ class Receipt:
         Of several viewers the least advanced counts; one failure makes it "failed".
     """
 
-    __slots__ = ("_await", "_dropped", "_failures", "_kind", "_place", "_title", "id",
-                 "undisplayed", "unfinished", "unreceived")  # fmt: skip
+    __slots__ = ("_await", "_components", "_dropped", "_failures", "_kind", "_title", "_values",
+                 "id", "undisplayed", "unfinished", "unreceived")  # fmt: skip
 
     def __init__(
         self,
         await_: Await,
         kind: str,
         title: str,
-        place: Mapping[str, PlaceValue],
+        components: tuple[str, ...],
+        values: tuple[PlaceValue, ...],
         id_: str = "",
     ) -> None:
         self.id = id_
         self._await = await_
         self._kind = kind
         self._title = title
-        self._place = place
+        self._components = components
+        self._values = values
         # For the stream: viewers that have still to say so, by number, and how many. Not even told
         # yet counts as one.
         self.unreceived = 1
@@ -56,7 +58,8 @@ class Receipt:
 
     @property
     def name(self) -> str:
-        at = ", ".join(f"{component} {value}" for component, value in self._place.items())
+        place = zip(self._components, self._values, strict=True)
+        at = ", ".join(f"{component} {value}" for component, value in place)
         id_ = f" ({self.id})" if self.id else ""
         return f"{self._kind} {self._title!r}" + (f" at {at}" if at else "") + id_
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from openhcs_stream.errors import InvalidItem
 from openhcs_stream.stream._files import open_image_file
 from openhcs_stream.stream._layers import PLAIN, Common, Look
 from openhcs_stream.stream._payload import (
+    MAX_INT,
+    MAX_TEXT,
     Place,
     as_array,
     as_limits,
@@ -22,6 +24,7 @@ from openhcs_stream.stream._payload import (
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     import numpy.typing as npt
 
@@ -29,11 +32,28 @@ if TYPE_CHECKING:
     from openhcs_stream.stream._files import ImageFile
     from openhcs_stream.stream._receipt import Receipt
 
-__all__ = ["Sending"]
+__all__ = ["MAX_PLANS", "Plan", "Sending"]
+
+
+#: Plans that are remembered; a pipeline has a few.
+MAX_PLANS = 1024
+
+
+class Plan(NamedTuple):
+    """What came of checking an array and its settings, for the next ones of the same form."""
+
+    kind: Kind
+    name: str
+    layer: int
+    components: tuple[str, ...]
+    dtype: str
 
 
 class Sending:
     """What a `Stream` can be given."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[Any, ...], Plan] = {}
 
     @abstractmethod
     def _send(
@@ -45,8 +65,38 @@ class Sending:
         place: dict[str, PlaceValue],
         look: Look,
         common: Common,
+        form: tuple[Any, ...] | None = None,
     ) -> Receipt:
-        """Copy it to where the viewers can read it, and tell them."""
+        """Copy it to where the viewers can read it, and tell them.
+
+        Where it has a form, it is remembered what came of checking it.
+        """
+
+    @abstractmethod
+    def _send_planned(
+        self, plan: Plan, array: npt.NDArray[Any], values: tuple[PlaceValue, ...]
+    ) -> Receipt:
+        """As `_send`, of what was checked."""
+
+    def _send_like_before(
+        self, form: tuple[Any, ...], array: npt.NDArray[Any], place: Mapping[str, Any]
+    ) -> Receipt | None:
+        """Send an array of a form that was sent before; None: it has to be checked."""
+        try:
+            plan = self._plans.get(form)
+        except TypeError:  # some setting is a list, say
+            return None
+        if plan is None:
+            return None
+        values = tuple(place.values())
+        for value in values:
+            kind = type(value)
+            if kind is int:
+                if not -MAX_INT <= value <= MAX_INT:
+                    return None
+            elif kind is not str or not 0 < len(value) <= MAX_TEXT:
+                return None
+        return self._send_planned(plan, array, values)
 
     @abstractmethod
     def _send_file(
@@ -101,9 +151,21 @@ class Sending:
         ViewerLost
             No viewer is left.
         """
+        form = None
+        if type(image) is np.ndarray and not common and (type(place) is dict or not place):
+            # Its shape, dtype and all that is said of it; of the place the components.
+            form = (
+                "image", name, axes, colormap, contrast_limits, blending,
+                image.shape, image.dtype, *(place or ()),
+            )  # fmt: skip
+            receipt = self._send_like_before(form, image, place or {})
+            if receipt is not None:
+                return receipt
         array, axes = with_axes(as_array(image), axes)
+        if array is not image:
+            form = None  # it has to be transposed each time
         look = Look(colormap, as_limits(contrast_limits), blending)
-        return self._send("image", array, name, axes, as_place(place, axes), look, common)
+        return self._send("image", array, name, axes, as_place(place, axes), look, common, form)
 
     def image_file(
         self,
@@ -160,13 +222,21 @@ class Sending:
 
         Parameters, returns and errors are those of `image`.
         """
+        form = None
+        if type(labels) is np.ndarray and not common and (type(place) is dict or not place):
+            form = ("labels", name, axes, labels.shape, labels.dtype, *(place or ()))
+            receipt = self._send_like_before(form, labels, place or {})
+            if receipt is not None:
+                return receipt
         array, axes = with_axes(as_array(labels, what="a label image"), axes)
+        if array is not labels:
+            form = None
         if array.dtype.kind not in "biu":
             raise InvalidItem(
                 f"a label image of dtype {array.dtype} has no labels.",
                 cure="Use whole numbers, for instance labels.astype('uint32').",
             )
-        return self._send("labels", array, name, axes, as_place(place, axes), PLAIN, common)
+        return self._send("labels", array, name, axes, as_place(place, axes), PLAIN, common, form)
 
     def rois(
         self,

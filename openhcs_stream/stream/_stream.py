@@ -39,7 +39,7 @@ from openhcs_stream.stream._payload import as_info
 from openhcs_stream.stream._receipt import Receipt
 from openhcs_stream.stream._room import Room
 from openhcs_stream.stream._seek import Seeker
-from openhcs_stream.stream._sending import Sending
+from openhcs_stream.stream._sending import MAX_PLANS, Plan, Sending
 from openhcs_stream.tracker import QueueStatus, registry
 from openhcs_stream.transport import machine_id
 
@@ -114,7 +114,8 @@ class Stream(Sending, Feedback):
         )
         self._pid = os.getpid()
         group = LinkGroup()
-        super().__init__(group, EditHub(group))
+        Sending.__init__(self)
+        Feedback.__init__(self, group, EditHub(group))
         self._lock = group.lock
         self._batch = threading.local()
         self._thread: threading.Thread | None = None
@@ -316,16 +317,42 @@ class Stream(Sending, Feedback):
         place: dict[str, PlaceValue],
         look: Look,
         common: Common,
+        form: tuple[Any, ...] | None = None,
     ) -> Receipt:
         self._check()
         dtype = wire_dtype(array.dtype)
+        components = tuple(place)
         layer = self._layers.number(
-            kind, name, axes, tuple(place), look, common, self._group.welcomes()
+            kind, name, axes, components, look, common, self._group.welcomes()
         )
         info = as_info(common.get("metadata"))
+        plan = Plan(kind, name, layer, components, dtype)
+        if form is not None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            with suppress(TypeError):  # one of the settings can't be a key
+                self._plans[form] = plan
+        return self._go(plan, array, tuple(place.values()), info)
+
+    def _send_planned(
+        self, plan: Plan, array: npt.NDArray[Any], values: tuple[PlaceValue, ...]
+    ) -> Receipt:
+        self._check()
+        return self._go(plan, array, values, {})
+
+    def _go(
+        self,
+        plan: Plan,
+        array: npt.NDArray[Any],
+        values: tuple[PlaceValue, ...],
+        info: dict[str, Any],
+    ) -> Receipt:
         nbytes = array.nbytes
-        receipt = Receipt(self._group.wait_until, kind, name, place, str(info.get("id", "")))
-        item = Outgoing(layer, tuple(place.values()), array.shape, dtype, nbytes, info, receipt)
+        receipt = Receipt(
+            self._group.wait_until, plan.kind, plan.name, plan.components, values,
+            str(info["id"]) if "id" in info else "",
+        )  # fmt: skip
+        item = Outgoing(plan.layer, values, array.shape, plan.dtype, nbytes, info, receipt)
         if nbytes > self._pool.chunk_limit:
             self._send_in_parts(item, array)
             return receipt
@@ -412,8 +439,11 @@ class Stream(Sending, Feedback):
             "image", name, file.axes, tuple(place), look, common, self._group.welcomes()
         )
         info = as_info(common.get("metadata"))
-        receipt = Receipt(self._group.wait_until, "image", name, place, str(info.get("id", "")))
-        item = Outgoing(layer, tuple(place.values()), file.shape, file.dtype, 0, info, receipt)
+        values = tuple(place.values())
+        receipt = Receipt(
+            self._group.wait_until, "image", name, tuple(place), values, str(info.get("id", ""))
+        )
+        item = Outgoing(layer, values, file.shape, file.dtype, 0, info, receipt)
         item.file = file
         self._books.tell([item])
         return receipt

@@ -69,6 +69,9 @@ class _Entry:
     spots: tuple[Spot, ...]
     time: tuple[str, PlaceValue] | None
     ticket: object
+    #: What `placement` made of it.
+    placement: Placement | None = None
+    placed: tuple[PlacedItem, ...] = ()
 
 
 class Keeper:
@@ -161,6 +164,12 @@ class Keeper:
             if kept is old.kept:
                 entry = old
                 entry.ticket = ticket
+                if entry.placement is placement:
+                    # The usual case of a live picture: nothing but its pixels is new.
+                    with self._lock:
+                        self._entries.pop(key, None)
+                        self._entries[key] = entry
+                    return entry.placed
             else:
                 self._count(kept, array.nbytes, entry)
         else:
@@ -172,8 +181,8 @@ class Keeper:
                 self.budget.release(nbytes)
                 raise
             self._hold(kept, nbytes, entry)
-        entry.kept = kept
-        placed = placement.cut(place, kept)
+        entry.kept, entry.placement = kept, placement
+        entry.placed = placed = placement.cut(place, kept)
         self._note(key, placement, place, placed, entry)
         return placed
 
@@ -309,7 +318,7 @@ class Keeper:
                 self._viewer.poke()
                 self._carried_out.wait(_PATIENCE_S)
         # Where pixels are written over nothing more is kept but what waits for the window.
-        if nbytes <= self._left_nbytes and budget.reserve(nbytes):
+        if nbytes <= self._left_nbytes and (not nbytes or budget.reserve(nbytes)):
             return
         self.refused += 1
         more = f"{nbytes} more" if nbytes else "another item"

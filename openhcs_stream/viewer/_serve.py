@@ -885,7 +885,7 @@ class Receiver:
             return
         peer.session.received(item.seq)
         peer.counts.took(item.nbytes)
-        self._arrivals.append(Arrival(ticket, placed, dict(item.info)))
+        self._arrivals.append(Arrival(ticket, placed, item.info))
 
     def _keep_file(self, peer: Peer, shown: FileShown, spec: LayerSpec, fd: int) -> None:
         """As `_keep_own`, for an image that stays in its file."""
@@ -901,7 +901,7 @@ class Receiver:
             return
         peer.session.received(item.seq)
         peer.counts.took(0)
-        self._arrivals.append(Arrival(ticket, placed, dict(item.info)))
+        self._arrivals.append(Arrival(ticket, placed, item.info))
 
     def _placement_of(self, peer: Peer, item: Item, spec: LayerSpec) -> Placement:
         placement = peer.placements.get(item.layer)

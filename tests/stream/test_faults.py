@@ -18,6 +18,7 @@ import pytest
 
 import openhcs_stream
 from openhcs_stream.errors import DeadlineExceeded, ItemFailed, ViewerLost
+from tests.stream.processes import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,7 @@ def test_stopped_viewer_costs_its_deadline_and_no_more(
     stream = openhcs_stream.connect(address, timeout_s=0.5, quota_nbytes=16 << 20)
     image = np.zeros((512, 1024), np.uint16)
     stream.image(image).wait()
-    process.send_signal(signal.SIGSTOP)
+    stop(process.pid)
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="wait for memory to take them"):
         while True:
@@ -138,7 +139,7 @@ def test_dropping_stream_does_not_wait_for_a_stopped_viewer(
     stream = openhcs_stream.connect(address, when_full="drop", quota_nbytes=16 << 20)
     image = np.zeros((512, 1024), np.uint16)
     stream.image(image).wait()
-    process.send_signal(signal.SIGSTOP)
+    stop(process.pid)
     receipts = [stream.image(image) for _ in range(100)]
     dropped = sum(receipt.state == "dropped" for receipt in receipts)
     status = stream.status()[0]

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import openhcs_stream
 from openhcs_stream.errors import DeadlineExceeded, InvalidItem, ItemFailed, ViewerLost
 from openhcs_stream.stream._latest import MAX_WAITING
 from openhcs_stream.stream._room import WINDOW_ITEMS
+from tests.stream.processes import stop
 
 if TYPE_CHECKING:
     import subprocess
@@ -50,10 +50,7 @@ def stop_viewer(stream: Stream) -> None:
     stream.image(IMAGE, name="first").wait()
     pid = stream.request("status")["pid"]
     assert pid != os.getpid()
-    os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + 20
-    while " T " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < deadline
+    stop(pid)
 
 
 def ends_of(receipts: list[Receipt]) -> list[str]:
@@ -149,7 +146,7 @@ def test_latest_with_allocated_arrays_and_batches(frozen: Any) -> None:
 def test_what_waits_fails_with_the_viewer(frozen: Any, viewer_process: ViewerProcess) -> None:
     process, address = viewer_process()
     stream = openhcs_stream.connect(address, when_full="latest", reconnect_s=0)
-    process.send_signal(signal.SIGSTOP)
+    stop(process.pid)
     receipts = [stream.image(IMAGE, name="it") for _ in range(WINDOW_ITEMS + 3)]
     process.kill()
     process.wait()

@@ -13,6 +13,7 @@ import pytest
 import openhcs_stream
 from openhcs_stream.errors import ItemFailed, ViewerLost
 from openhcs_stream.tracker import registry
+from tests.stream.processes import stop
 
 if TYPE_CHECKING:
     import subprocess
@@ -51,7 +52,7 @@ def test_a_killed_viewer_gets_what_it_had_not_received(
     process, _ = viewer_process()
     with openhcs_stream.connect("memory", launch=False, reconnect_s=30) as stream:
         stream.image(IMAGE, name="it", place={"z": 0}).wait()
-        process.send_signal(signal.SIGSTOP)
+        stop(process.pid)
         receipts = [stream.image(IMAGE + z, name="it", place={"z": z}) for z in range(1, 50)]
         process.kill()
         process.wait()
@@ -204,7 +205,7 @@ def test_an_item_in_parts_fails_and_the_next_ones_go_on(
     stream = openhcs_stream.connect(
         "memory", launch=False, reconnect_s=30, quota_nbytes=4 << 20, timeout_s=30
     )
-    process.send_signal(signal.SIGSTOP)
+    stop(process.pid)
     large = np.zeros((64, 512, 512), np.uint8)
     receipts = []
     worker = threading.Thread(target=lambda: receipts.append(stream.image(large, name="large")))
@@ -229,7 +230,7 @@ def test_one_that_dies_while_another_is_greeted_is_an_error_of_connect(
     """Nothing was sent yet, so there is nothing to wait with."""
     dying, its_address = viewer_process()
     slow, other_address = viewer_process()
-    slow.send_signal(signal.SIGSTOP)
+    stop(slow.pid)
     raised: list[BaseException] = []
 
     def work() -> None:
