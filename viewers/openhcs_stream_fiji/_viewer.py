@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -138,8 +139,16 @@ class FijiViewer(Viewer):
     def run(self, tick: Callable[[], None], interval_s: float) -> None:
         try:
             while not self._stopping.is_set() and self._is_open():
+                began = time.monotonic()
                 self._on_event_thread(lambda: self.turn(tick))
-                self._wake.wait(interval_s)
+                wait_s = interval_s
+                if not self._headless:
+                    # A rest as long as the work, in which ImageJ deals with what a person does and
+                    # more images come, to be drawn together. After it what comes is shown at once.
+                    rest_s = min(interval_s, max(interval_s / 2, time.monotonic() - began))
+                    self._stopping.wait(rest_s)
+                    wait_s = interval_s - rest_s
+                self._wake.wait(wait_s)
                 self._wake.clear()
         finally:
             if self._save is not None:
@@ -176,8 +185,7 @@ class FijiViewer(Viewer):
         self._wake.set()
 
     def poke(self) -> None:
-        if self._headless:  # nothing is drawn, so there is no display rate to wait for
-            self._wake.set()
+        self._wake.set()
 
     def close(self) -> None:
         """Close our windows, and ImageJ where it was opened for this. More than once is fine."""

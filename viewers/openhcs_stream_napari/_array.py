@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from openhcs_stream.viewer import Patch, PlaneStack
+    from openhcs_stream_napari._pyramid import Pyramid
 
 __all__ = ["LayerArray"]
 
@@ -31,6 +32,8 @@ class LayerArray:
         The scene's stack of this layer; read at each access, never copied.
     stride : int
         Every how many pixels of Y and X are seen: a level of a pyramid.
+    pyramid : Pyramid, optional
+        Where better levels than that come from, for planes of which it has them.
     on_write : callable, optional
         Makes the array one that can be painted in; it is told what each writing replaced. What is
         read is a copy then: napari paints into what it has read before it writes that back.
@@ -42,8 +45,8 @@ class LayerArray:
     """
 
     __slots__ = (
-        "_behind", "_behind_dtype", "_cast", "_on_write", "_stack", "_stride", "dtype", "rgb",
-        "shape",
+        "_behind", "_behind_dtype", "_cast", "_on_write", "_pyramid", "_stack", "_stride", "dtype",
+        "rgb", "shape",
     )  # fmt: skip
 
     def __init__(
@@ -51,10 +54,12 @@ class LayerArray:
         stack: PlaneStack,
         *,
         stride: int = 1,
+        pyramid: Pyramid | None = None,
         on_write: Callable[[list[Patch]], None] | None = None,
     ) -> None:
         self._stack = stack
         self._stride = stride
+        self._pyramid = pyramid
         self._on_write = on_write
         self._behind_dtype: np.dtype[Any] = stack.dtype
         self.rgb: bool = bool(stack.rgb)
@@ -131,14 +136,24 @@ class LayerArray:
             found = np.asarray(self._stack[key])
         else:
             leading, spatial = self._split(key)
-            planes = np.asarray(self._stack[leading])
-            # Y and X keep their place at the end, however many leading axes an integer took away.
-            step = (slice(None, None, self._stride),) * 2
-            tail = (slice(None),) if self.rgb else ()
-            found = planes[(..., *step, *tail)][(..., *spatial)]
+            small = self._stack.read_strided(leading, self._stride)
+            if small is None:
+                small = self._smaller(np.asarray(self._stack[leading]))
+            found = small[(..., *spatial)]
         if self._cast is not None:
             return found.astype(self._cast)
         return found if self._on_write is None else found.copy()
+
+    def _smaller(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Planes at this level; Y and X are at the end, after any number of leading axes."""
+        shape = planes.shape[-3:] if self.rgb else planes.shape[-2:]
+        if self._pyramid is not None and planes.size == np.prod(shape, dtype=np.int64):
+            number = self._stride.bit_length() - 1
+            level = self._pyramid.level(planes.reshape(shape), number)
+            if level is not None:
+                return level.reshape(planes.shape[: -len(shape)] + level.shape)
+        step = (slice(None, None, self._stride),) * 2
+        return planes[(..., *step, *((slice(None),) if self.rgb else ()))]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self._on_write is None:

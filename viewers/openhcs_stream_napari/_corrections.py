@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 class Corrections(Viewer):
     """Finds out what a person changed, reports and saves it, and goes where a question is about."""
+
+    reads_files: ClassVar[bool] = True
 
     #: The `napari.components.ViewerModel` (or `napari.Viewer`) that is shown in.
     model: Any

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from openhcs_stream.viewer import channel_colormap
 from openhcs_stream_napari._array import LayerArray
 from openhcs_stream_napari._looks import Contrast, contrast_of, known_colormap
+from openhcs_stream_napari._pyramid import Pyramid
 from openhcs_stream_napari._shown import Shown
 
 if TYPE_CHECKING:
@@ -25,10 +26,19 @@ MULTISCALE_PX = 8192
 
 
 class Raster(Shown):
-    """Images and labels: planes in a stack along the sliders."""
+    """Images and labels: planes in a stack along the sliders.
+
+    A very large plane is shown at once, as every 2nd, 4th, ... of its pixels, and then as the means
+    that a thread has made of them meanwhile. Of labels every 2nd, 4th, ... pixel is shown for good.
+    """
+
+    #: Whether smaller levels are of the plane's own values.
+    EXACT: ClassVar[bool] = False
 
     _arrays: list[LayerArray]  #: the levels of the pyramid; mostly one
     _levels: int
+    #: Where the smaller levels come from, where there are any.
+    _pyramid: Pyramid | None = None
 
     @property
     def _array(self) -> LayerArray:
@@ -36,11 +46,22 @@ class Raster(Shown):
 
     def _data(self) -> Any:
         stack = self.layer.stack
+        if self._levels > 1 and self._pyramid is None:
+            self._pyramid = Pyramid(self._levels, exact=self.EXACT)
+            self._want(self.view)
         self._arrays = [self._level(stack, 2**level) for level in range(self._levels)]
         return self._arrays if self._levels > 1 else self._array
 
     def _level(self, stack: PlaneStack, stride: int) -> LayerArray:
-        return LayerArray(stack, stride=stride)
+        return LayerArray(stack, stride=stride, pyramid=self._pyramid)
+
+    def _want(self, view: View) -> None:
+        """Have the levels of the plane in view made."""
+        if self._pyramid is not None:
+            plane = self.layer.stack.planes.get(view.coords(self.layer.components))
+            # What is in a file is read at the size that is looked at.
+            if isinstance(plane, np.ndarray):
+                self._pyramid.want(plane)
 
     def _geometry(self, view: View) -> dict[str, Any]:
         spec = self.layer.spec
@@ -64,8 +85,23 @@ class Raster(Shown):
 
     def update(self, view: View, arrived: Sequence[Coords]) -> None:
         self.restyle()
+        self._forget(arrived)
+        self._want(view)
         if any(view.shows(self.layer.components, coords) for coords in arrived):
             self.draw()
+
+    def gone(self, places: Sequence[Coords]) -> None:
+        self._forget(places)
+
+    def _forget(self, places: Sequence[Coords]) -> None:
+        """Levels are void where other pixels came, and where the plane is gone."""
+        if self._pyramid is not None:
+            planes, changed = self.layer.stack.planes.items(), set(places)
+            self._pyramid.keep_only(
+                plane
+                for coords, plane in planes
+                if coords not in changed and isinstance(plane, np.ndarray)
+            )
 
     def draw(self) -> None:
         """Show the plane again: its pixels may be others. Much cheaper than a whole refresh."""
@@ -73,6 +109,17 @@ class Raster(Shown):
 
     def moved(self, view: View) -> None:
         """napari slices the stack itself."""
+        self._want(view)
+
+    def look(self) -> bool:
+        if self._pyramid is None or not self._pyramid.take_made():
+            return False
+        self.draw()
+        return True
+
+    def leave(self) -> None:
+        if self._pyramid is not None:
+            self._pyramid.close()
 
     def fit(self, view: View) -> bool:
         native = self.native
@@ -144,7 +191,7 @@ class Images(Raster):
     def _measure(self, arrived: Sequence[Coords]) -> Contrast:
         stack = self.layer.stack
         some = arrived[:: max(1, len(arrived) // 8)]  # of a stack: planes from all of its depth
-        planes = (np.asarray(stack.planes[coords]) for coords in some if coords in stack.planes)
+        planes = (stack.glance(coords) for coords in some if coords in stack.planes)
         return contrast_of(planes, stack.dtype)
 
     def _learn(self, arrived: Sequence[Coords]) -> None:

@@ -22,6 +22,8 @@ __all__ = ["Labels", "paintings"]
 
 
 class Labels(Raster):
+    EXACT = True
+
     def _make(self, view: View, arrived: Sequence[Coords], others: Iterable[Shown]) -> Any:
         from napari.layers import Labels as Native
 
@@ -47,8 +49,9 @@ class Labels(Raster):
 
     def _level(self, stack: PlaneStack, stride: int) -> LayerArray:
         # napari paints in no pyramid, and what is only shown need not be copied.
-        writable = self._levels == 1
-        return LayerArray(stack, stride=stride, on_write=self._on_write if writable else None)
+        if self._levels > 1:
+            return super()._level(stack, stride)
+        return LayerArray(stack, on_write=self._on_write)
 
     def fit(self, view: View) -> bool:
         self._refuse_floats()
@@ -63,6 +66,7 @@ class Labels(Raster):
         super().update(view, arrived)
 
     def gone(self, places: Sequence[Coords]) -> None:
+        super().gone(places)
         self.finish()
         if not self._undoable.isdisjoint(places):
             # What was painted there is gone, and undo must not bring its pixels back.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
@@ -47,11 +49,20 @@ class NapariWindowViewer(NapariModelViewer):
         if model is None:
             import napari
 
-            model = napari.Viewer(title=title, show=True)
+            from openhcs_stream_napari._unlocked import unlocked_window
+
+            with unlocked_window() as made:
+                model = napari.Viewer(title=title, show=True)
+                made(model)
             _spare_mesa()
         super().__init__(model)
         self.canvas_only = True
         self._timer: Any = None
+        self._waker: Any = None
+        self._rest: Any = None
+        self._drawn: Any = None
+        self._has_news = self._is_drawing = False
+        self._ticked_at = self._rested_at = 0.0
         self._loop: Any = None
         self._removed = False
         self._widen_in = 0
@@ -103,21 +114,61 @@ class NapariWindowViewer(NapariModelViewer):
             raise self._failure
 
     def start(self, tick: Callable[[], None], interval_s: float) -> None:
-        """Call `tick` every `interval_s` seconds from the loop that runs, and return at once."""
-        from qtpy.QtCore import QTimer
+        """Call `tick` from the loop that runs, and return at once.
+
+        It is called every `interval_s` seconds, and sooner when something came: after a rest as
+        long as the last tick and its frame took, and half of the interval at least. So what a
+        person does is dealt with in between, and many images are drawn as one frame.
+        """
+        from qtpy.QtCore import Qt, QTimer
+
+        from openhcs_stream_napari._waker import Waker
 
         if not self._own:
             self._stopping.clear()
         self._failure = None
-        self._timer = QTimer()
+        self._timer, self._rest, self._drawn = QTimer(), QTimer(), QTimer()
+        self._has_news = self._is_drawing = False
         self._timer.setInterval(max(1, round(interval_s * 1000)))
         self._timer.timeout.connect(lambda: self._on_timer(tick))
+        self._rest.setSingleShot(True)
+        self._rest.setTimerType(Qt.TimerType.PreciseTimer)
+        self._rest.timeout.connect(lambda: self._on_timer(tick))
+        self._drawn.setSingleShot(True)
+        self._drawn.timeout.connect(self._on_drawn)
+        self._waker = Waker(self._on_wake)
         self._timer.start()
+
+    def _on_wake(self) -> None:
+        self._has_news = True
+        self._plan()
+
+    def _plan(self) -> None:
+        """Where something came: tick now, or as soon as the rest after the last tick is over."""
+        if self._timer is None or not self._has_news or self._is_drawing or self._rest.isActive():
+            return
+        left_s = self._rested_at - time.monotonic()
+        self._rest.start(max(0, math.ceil(1e3 * left_s)))
+
+    def _on_drawn(self) -> None:
+        """What the last tick changed is on the screen: Qt draws before it looks at its timers."""
+        self._is_drawing = False
+        if self._timer is not None:
+            interval_s = self._timer.interval() / 1e3
+            work_s = time.monotonic() - self._ticked_at
+            self._rested_at = self._ticked_at + min(interval_s, max(interval_s / 2, 2 * work_s))
+            self._plan()
 
     def _on_timer(self, tick: Callable[[], None]) -> None:
         if self._ticking:  # an event pass inside a tick
             return
         self._ticking = True
+        self._ticked_at = time.monotonic()
+        self._has_news = False
+        self._is_drawing = True
+        self._rest.stop()
+        self._drawn.start()
+        self._timer.start()
         try:
             if self._own and not self._is_open():
                 self._stopping.set()
@@ -168,6 +219,8 @@ class NapariWindowViewer(NapariModelViewer):
     def _end_timer(self) -> None:
         if self._timer is not None:
             self._timer.stop()
+            self._rest.stop()
+            self._drawn.stop()
             self._timer = None
 
     def _close_window(self) -> None:
@@ -324,7 +377,9 @@ class NapariWindowViewer(NapariModelViewer):
         return {**super().describe(), "window": True}
 
     def poke(self) -> None:
-        """Nothing: the window's own rate decides when things are drawn."""
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
 
     def _after_removal(self) -> None:
         self._removed = True
