@@ -36,7 +36,7 @@ class TouchViewer(MemoryViewer):
     def keep(self, pixels: npt.NDArray[Any], recycled: Any, spec: LayerSpec) -> Any:
         """Read a byte of each page; what it "shows" is a single value, seen everywhere."""
         pixels.reshape(-1).view(np.uint8)[::_PAGE].max()
-        return np.broadcast_to(pixels.dtype.type(0), pixels.shape)
+        return _nothing(pixels, recycled)
 
 
 class MapViewer(TouchViewer):
@@ -46,7 +46,14 @@ class MapViewer(TouchViewer):
 
     def keep(self, pixels: npt.NDArray[Any], recycled: Any, spec: LayerSpec) -> Any:
         """Read nothing."""
-        return np.broadcast_to(pixels.dtype.type(0), pixels.shape)
+        return _nothing(pixels, recycled)
+
+
+def _nothing(pixels: npt.NDArray[Any], recycled: Any) -> Any:
+    """What stands at the place already, as a viewer that writes over it would give."""
+    if recycled is not None:
+        return recycled
+    return np.broadcast_to(pixels.dtype.type(0), pixels.shape)
 
 
 VIEWERS: dict[str, type[MemoryViewer]] = {

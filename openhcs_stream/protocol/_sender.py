@@ -170,13 +170,13 @@ class SenderSession:
             case SenderPhase.OPEN, Edited(edit=edit, listeners=listeners):
                 return [EditCame(edit, listeners)]
             case _, Bye(reason=reason, why="lost"):
-                return self.lost(ViewerLost(f"the viewer gave the connection up: {reason}"))
+                return self.lost(ViewerLost(f"{self._who} gave the connection up: {_told(reason)}"))
             case _, Bye(reason=reason, why="refused"):
-                return self.lost(Refused(f"the viewer ended the session: {reason}"))
+                return self.lost(Refused(f"{self._who} ended the session: {_told(reason)}"))
             case _, Bye(reason=reason):
                 return self._goodbye(
                     ViewerLost(
-                        f"the viewer ended the session: {reason or 'it was closed'}.",
+                        f"{self._who} ended the session: {_told(reason or 'it was closed')}",
                         cure="Start it again.",
                     )
                 )
@@ -252,7 +252,7 @@ class SenderSession:
         if not self.linked and silence > SILENCE_S:
             return self.lost(
                 ViewerLost(
-                    f"the viewer answered nothing for {silence:.0f} s.",
+                    f"{self._who} answered nothing for {silence:.0f} s.",
                     cure="See whether it runs and whether the network between is up.",
                 )
             )
@@ -333,6 +333,11 @@ class SenderSession:
         self._outstanding[seq] = (*(self._outstanding[seq] or ()), *leases)
 
     # --- inside -------------------------------------------------------------------------------
+
+    @property
+    def _who(self) -> str:
+        """What the viewer calls itself: a stream may have several."""
+        return (self.welcome.name if self.welcome is not None else "") or "the viewer"
 
     def _open(self) -> list[Effect]:
         self.phase = SenderPhase.OPEN
@@ -456,3 +461,8 @@ class SenderSession:
         if moved.failed or moved.leases:
             effects.insert(0, moved)
         return effects
+
+
+def _told(reason: str) -> str:
+    """A peer's reason as the end of a sentence."""
+    return f"{reason.rstrip('.')}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from copy import copy
 from typing import TYPE_CHECKING, Protocol
 
 from openhcs_stream.errors import (
@@ -380,7 +381,9 @@ class Link:
         """The answer to a request, if it came; it is not waited for any more."""
         self.expected.pop(number, None)
         reply = self.replies.pop(number, None)
-        return self.error if reply is None and self.is_closed else reply
+        if reply is None and self.is_closed:
+            reply = self.error
+        return copy(reply)  # an error is raised, perhaps to several
 
     def abandon_after_fork(self) -> None:
         """In a forked child: close the copy of the side lane. ZeroMQ sees to its own sockets."""

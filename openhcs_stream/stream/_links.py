@@ -14,6 +14,7 @@ import select
 import threading
 import time
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
 from openhcs_stream.errors import (
@@ -93,9 +94,15 @@ class LinkGroup:
                 yield link.label, link.session.welcome
 
     def nobody(self) -> StreamError:
-        """The error for when no viewer is left: what became of the first that was lost."""
-        error = next((link.error for link in self.links if link.error is not None), None)
-        return error or ViewerLost("no viewer is connected.", cure="Connect anew.")
+        """The error for when no viewer is left: what became of the first that was lost.
+
+        A fresh one each time: raised again, one error holds every frame that it ever passed, with
+        all that was to be sent there.
+        """
+        for link in self.links:
+            if link.error is not None:
+                return copy(link.error)
+        return ViewerLost("no viewer is connected.", cure="Connect anew.")
 
     # --- taking turns -------------------------------------------------------------------------
 
@@ -220,7 +227,7 @@ class LinkGroup:
                 self._poll(min(left, WAIT_STEP_S))
         for link in self.links:
             if link.error is not None:
-                raise link.error
+                raise copy(link.error)
             if not link.is_open:
                 raise _no_answer(link, timeout_s)
 

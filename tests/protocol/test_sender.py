@@ -288,3 +288,20 @@ def test_time_means_nothing_outside_of_an_open_session(steps: list[Step]) -> Non
     session = SenderSession(HELLO)
     run(session, steps)
     assert session.tick(1000.0) == []
+
+
+@pytest.mark.parametrize(
+    ("bye", "what"),
+    [
+        (Bye(), "napari-2 ended the session: it was closed."),
+        (Bye("it was closed."), "napari-2 ended the session: it was closed."),
+        (Bye("it is full", "refused"), "napari-2 ended the session: it is full."),
+        (Bye("no memory.", "lost"), "napari-2 gave the connection up: no memory."),
+    ],
+)
+def test_of_several_viewers_the_error_names_the_one_that_ended(bye: Bye, what: str) -> None:
+    welcome = Welcome(MAJOR, MINOR, "napari", "napari-2", 2)
+    ended = run(SenderSession(HELLO), [welcome, bye])[-1]
+    assert isinstance(ended, Ended)
+    assert ended.error is not None
+    assert ended.error.what == what

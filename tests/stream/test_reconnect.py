@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -249,3 +251,27 @@ def test_one_that_dies_while_another_is_greeted_is_an_error_of_connect(
     assert not worker.is_alive()
     assert [type(error) for error in raised] == [ViewerLost]
     assert "connect anew" in str(raised[0])
+
+
+@pytest.mark.parametrize("reconnect_s", [0.0, 0.2])
+def test_sends_to_nobody_keep_nothing_of_what_was_to_be_sent(
+    viewer_process: ViewerProcess, reconnect_s: float
+) -> None:
+    """An error that is raised again holds, with each of its tracebacks, all that was sent."""
+    process, _ = viewer_process()
+    stream = openhcs_stream.connect("memory", launch=False, reconnect_s=reconnect_s)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not (stream.viewers or stream.awaited))
+    arrays: list[weakref.ref[Any]] = []
+    for number in range(10):
+        array = IMAGE + number
+        arrays.append(weakref.ref(array))
+        with pytest.raises(ViewerLost):
+            stream.image(array, name="it")
+        with pytest.raises(ViewerLost):
+            stream.request("status")
+    del array
+    gc.collect()
+    assert [each for each in arrays if each() is not None] == []
+    stream.close()
