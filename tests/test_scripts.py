@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FOR_PEOPLE = [
+    "bench_backpressure",
+    "bench_big",
+    "bench_costs",
+    "bench_device",
     "bench_draw",
     "bench_fiji_growth",
     "bench_many_rois",
@@ -24,7 +28,9 @@ FOR_PEOPLE = [
     "demo",
     "faults",
     "fiji_receiver",
+    "fuzz",
     "interop",
+    "profile_image",
     "soak",
     "test",
 ]

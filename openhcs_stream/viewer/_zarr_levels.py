@@ -142,7 +142,7 @@ def _store_class() -> Any:
         SuffixByteRequest,
     )
 
-    class BeneathStore(Store):  # type: ignore[misc]
+    class BeneathStore(Store):
         """Read-only; nothing is listed."""
 
         supports_writes = False
