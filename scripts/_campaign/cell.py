@@ -80,12 +80,19 @@ class Program:
     """A process of the campaign that tells JSON lines on its standard output."""
 
     def __init__(
-        self, command: Sequence[str], env: dict[str, str], log: Path, point_file: Path
+        self,
+        command: Sequence[str],
+        env: dict[str, str],
+        log: Path,
+        point_file: Path,
+        point: str = "",
     ) -> None:
         self.point_file = point_file
         self.log = log
         self.heard: list[dict[str, Any]] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        if point:
+            self.arm(point, 1)
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -184,6 +191,11 @@ class Running:
         return self.program.pid
 
     @property
+    def tcp(self) -> str:
+        """An address at which it is again when it was started again."""
+        return f"tcp://127.0.0.1:{self.port}"
+
+    @property
     def is_java(self) -> bool:
         return self.kind.startswith("fiji")
 
@@ -241,7 +253,10 @@ class Cell:
             [sys.executable, "-m", "scripts._campaign.worker", json.dumps(orders)], env
         )
 
-    def start(self, command: Sequence[str], env: dict[str, str] | None = None) -> Program:
+    def start(
+        self, command: Sequence[str], env: dict[str, str] | None = None, *, point: str = ""
+    ) -> Program:
+        """Start a program, which stops when it comes to `point`."""
         self._number += 1
         number = str(self._number)
         program = Program(
@@ -249,12 +264,16 @@ class Cell:
             {**os.environ, **(env or {})},
             self.folder / "logs" / number,
             self.folder / "points" / number,
+            point,
         )
         self.programs.append(program)
         return program
 
-    def viewer(self, kind: str, *, name: str = "", port: int = 0) -> Running:
-        """Start a viewer; "+" behind the kind gives it a window, and an X server of its own."""
+    def viewer(self, kind: str, *, name: str = "", port: int = 0, point: str = "") -> Running:
+        """Start a viewer, which stops when it comes to `point`.
+
+        "+" behind the kind gives it a window, and an X server of its own.
+        """
         self._number += 1
         name = name or f"{kind.rstrip('+')}-{self._number}"
         port = port or free_port()
@@ -269,7 +288,7 @@ class Cell:
         else:
             command.append("--headless")
         before = self.names(self.run)
-        started = self.start(command)
+        started = self.start(command, point=point)
         word = started.hear(timeout_s=START_S)
         if word is None:
             started.kill()
@@ -292,12 +311,13 @@ class Cell:
         self.settle_base(viewer)
         return viewer
 
-    def revive(self, dead: Running) -> Running:
+    def revive(self, dead: Running, *, relapse: str = "") -> Running:
         """Start a viewer again that has died: of the same name, on the same port, for all who wait.
 
-        Nothing is asked of it, for its senders may be back at once.
+        Nothing is asked of it, for its senders may be back at once. It stops when it comes to
+        `relapse`.
         """
-        viewer = self.viewer(dead.kind, name=dead.name, port=dead.port)
+        viewer = self.viewer(dead.kind, name=dead.name, port=dead.port, point=relapse)
         viewer.base = dead.base
         viewer.names |= dead.names  # some lie there already, and are its own now
         return viewer
@@ -339,6 +359,15 @@ class Cell:
         except StreamError as error:
             return f"{viewer.name} did not serve a new sender: {type(error).__name__}: {error}"
         return ""
+
+    def shown_twice(self, viewer: Running) -> str:
+        """What a viewer displayed of a stream more than once in its life; or nothing."""
+        try:
+            status = openhcs_stream.ask(viewer.address, "status", timeout_s=20.0)
+        except StreamError as error:
+            return f"{viewer.name} did not tell its status: {type(error).__name__}: {error}"
+        twice = status["campaign"]["twice"]
+        return f"{viewer.name} displayed items twice: {twice}" if twice else ""
 
     def back_to_base(self, viewer: Running) -> list[str]:
         """What a surviving viewer holds beyond its base."""

@@ -33,6 +33,18 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 USAGE: Final = "scripts/faults [options]"
 #: What a trial may leave, as the report counts it.
 LEFT: Final = ("names", "processes", "descriptors")
+#: What the table says of all trials together.
+COUNTS: Final = (
+    "trials",
+    "survivors_hurt",
+    "bytes_left",
+    *(f"{kind}_left" for kind in LEFT),
+    "names_swept",
+    "missed",
+    "returns",
+    "relapses",
+    "seconds",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     results, broken = run(trials, jobs=arguments.jobs)
     report = summarise(trials, results, seconds=time.monotonic() - begin)
     report |= {"scheme": arguments.scheme, "seed": arguments.seed, "broken": broken}
-    print(json.dumps(report) if arguments.json else table(trials, results, report))
+    print(table(trials, results, report), file=sys.stderr if arguments.json else sys.stdout)
+    if arguments.json:
+        print(json.dumps(report))
     return 1 if report["found"] or broken else 0
 
 
@@ -53,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trials", type=int, default=300, metavar="N", help="kills (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn")
-    parser.add_argument("--json", action="store_true", help="one object instead of the table")
+    parser.add_argument("--json", action="store_true", help="one object; the table goes to stderr")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="trials side by side"
     )
@@ -174,11 +188,15 @@ def summarise(
     return {
         "trials": len(done),
         "kills": sum(not isinstance(trial, OtherTrial) for trial in done),
+        "scenarios": dict(Counter(trial.scenario for trial in done)),
+        "victims": dict(Counter(getattr(trial, "victim", "nobody") for trial in done)),
         "survivors_hurt": sum(bool(result["hurt"]) for result in results.values()),
         "bytes_left": sum(left["nbytes"] for left in lefts),
         **{f"{kind}_left": sum(len(left[kind]) for left in lefts) for kind in LEFT},
         "names_swept": sum(len(left["swept"]) for left in lefts),
         "missed": sum(result["missed"] for result in results.values()),
+        "returns": sum(result["returns"] for result in results.values()),
+        "relapses": sum(result["relapses"] for result in results.values()),
         "books": dict(books),
         "seconds": round(seconds, 1),
         "found": [
@@ -213,9 +231,7 @@ def table(
         for each in others
     ]
     lines += [""] if others else []
-    for key in ("trials", "survivors_hurt", "bytes_left", "names_left", "processes_left",
-                "descriptors_left", "names_swept", "missed", "seconds"):  # fmt: skip
-        lines.append(f"{key.replace('_', ' '):18s}{report[key]}")
+    lines += [f"{key.replace('_', ' '):18s}{report[key]}" for key in COUNTS]
     if report["books"]:
         books = ", ".join(f"{count} {state}" for state, count in report["books"].items())
         lines.append(f"{'survivors sent':18s}{books.replace(' sent', '')}")

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["PHASES", "SCENARIOS", "SHORT_SCENARIOS", "Phase", "Scenario", "Trial", "plan"]
+__all__ = [
+    "PHASES",
+    "RECONNECT_S",
+    "SCENARIOS",
+    "SHORT_SCENARIOS",
+    "Again",
+    "By",
+    "Phase",
+    "Scenario",
+    "Trial",
+    "plan",
+]
 
 Victim: TypeAlias = Literal["sender", "viewer", "both", "launcher"]
 Side: TypeAlias = Literal["sender", "viewer"]
+#: How a surviving worker gets a viewer that died back. "anew": it never waits, and connects anew.
+#: "late": the viewer is back after the worker gave up waiting. "soon": it is back while the worker
+#: waits. After both of these the stream must go on by itself.
+Again: TypeAlias = Literal["anew", "late", "soon"]
+By: TypeAlias = Literal["name", "tcp"]
+
+#: Seconds for which a worker waits for its viewer.
+RECONNECT_S: Final[dict[Again, float]] = {"anew": 0.0, "late": 0.5, "soon": 120.0}
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,9 @@ PHASES: Final[tuple[Phase, ...]] = (
     Phase("fork", ("fork",), (("sender", "fork", 2), ("sender", "forked", 2))),
 )  # fmt: skip
 
+#: What a viewer comes to while a stream goes on with it.
+RELAPSES: Final = ("hello", "lane", "map", "keep", "received", "show", "displayed")
+
 #: Starting a viewer as `connect` does: whoever starts and whoever is started die together.
 LAUNCH: Final = Phase("launch", ("launch",), (), span_s=1.2)
 
@@ -72,15 +94,16 @@ class Scenario:
     slow: bool = False
 
 
+#: Of 300 trials those of napari, of Fiji and of both at once are enough for each phase and victim.
 SCENARIOS: Final[tuple[Scenario, ...]] = (
-    Scenario("memory", ("memory",), 34),
-    Scenario("napari headless", ("napari",), 14),
-    Scenario("napari Qt", ("napari+",), 10),
-    Scenario("Fiji headless", ("fiji",), 10),
-    Scenario("Fiji windows", ("fiji+",), 8),
-    Scenario("two: memory", ("memory", "memory"), 6),
-    Scenario("two: napari, Fiji", ("napari", "fiji"), 6),
-    Scenario("launched memory", ("memory",), 6, ("launcher",), (LAUNCH,)),
+    Scenario("memory", ("memory",), 16),
+    Scenario("napari headless", ("napari",), 20),
+    Scenario("napari Qt", ("napari+",), 15),
+    Scenario("Fiji headless", ("fiji",), 13),
+    Scenario("Fiji windows", ("fiji+",), 11),
+    Scenario("two: memory", ("memory", "memory"), 4),
+    Scenario("two: napari, Fiji", ("napari", "fiji"), 11),
+    Scenario("launched memory", ("memory",), 4, ("launcher",), (LAUNCH,)),
     Scenario("launched napari", ("napari",), 4, ("launcher",), (LAUNCH,)),
     Scenario("launched Fiji", ("fiji",), 2, ("launcher",), (LAUNCH,)),
 )
@@ -106,7 +129,11 @@ class Trial:
     after_s: float = 0.0
     lane: Literal["unix", "zmq"] = "unix"
     quota_nbytes: int = 64 << 20
-    more: dict[str, str] = field(default_factory=dict)
+    again: Again = "anew"
+    #: How the worker names its viewers; both lead to one that is back.
+    by: By = "name"
+    #: The point at which a viewer that is back dies once more, of its kind's own; "" if it lives.
+    relapse: str = ""
 
     @property
     def moment(self) -> str:
@@ -115,10 +142,15 @@ class Trial:
         side, point, count = self.point
         return f"{side} at {point!r} for the {count}. time"
 
+    @property
+    def recovery(self) -> str:
+        once_more = f", dead again at {self.relapse!r}" if self.relapse else ""
+        return f"back {self.again}{once_more}, by {self.by}"
+
     def __str__(self) -> str:
         return (
             f"trial {self.number}: {self.scenario}, {self.phase} ({self.does}, {self.lane}), "
-            f"kill {self.victim} {self.which}, {self.moment}"
+            f"kill {self.victim} {self.which}, {self.moment}, {self.recovery}"
         )
 
 
@@ -149,7 +181,7 @@ def _numbered(trial: Trial, number: int) -> Trial:
 
 
 def _of(scenario: Scenario, dice: random.Random) -> Iterator[Trial]:
-    """Trials of one scenario without end: all pairs of phase and victim, then again."""
+    """Trials of one scenario without end: all pairs of phase and victim, and once more."""
     while True:
         pairs = list(itertools.product(scenario.phases, scenario.victims))
         dice.shuffle(pairs)
@@ -179,6 +211,7 @@ def _draw(scenario: Scenario, phase: Phase, victim: Victim, dice: random.Random)
         if phase.name == "copy" and name in ("keep", "publish") and does != "image":
             point = (side, name, dice.randint(1, 3))
     which = dice.randrange(len(scenario.viewers))
+    again: Again = dice.choice(("anew", "late", "soon"))
     return Trial(
         number=0,
         scenario=scenario.name,
@@ -191,4 +224,7 @@ def _draw(scenario: Scenario, phase: Phase, victim: Victim, dice: random.Random)
         after_s=dice.uniform(0, phase.span_s),
         lane=lane,
         quota_nbytes=phase.quota_nbytes,
+        again=again,
+        by="tcp" if dice.random() < 0.25 else "name",
+        relapse=dice.choice(RELAPSES) if again == "soon" and dice.random() < 0.5 else "",
     )

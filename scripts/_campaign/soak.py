@@ -84,7 +84,6 @@ class Soak:
         self.kinds = kinds
         self.found: list[str] = []
         self.troubles: Counter[str] = Counter()
-        os.environ["CAMPAIGN_COUNTS"] = "1"
         self.steady = cell.ready_viewer(kinds[0])
         self.other = self.cell.viewer(kinds[1], name="other")
         self.watches = [Watch(f"steady {kinds[0]}", self.steady.pid)]
@@ -160,7 +159,10 @@ class Soak:
 
     def compare(self, words: list[dict[str, Any]]) -> None:
         """The workers' books with each other, and with the steady viewer's."""
-        shown = openhcs_stream.ask(self.steady.address, "status")["campaign"]
+        books = openhcs_stream.ask(self.steady.address, "status")["campaign"]
+        shown = books["displayed"]
+        if books["twice"]:
+            self.found.append(f"the steady viewer displayed items twice: {books['twice']}")
         for word in words:
             name, items = word["name"], word["items"]
             self.found += [f"{name}: {each}" for each in word["hurt"]]
@@ -235,6 +237,7 @@ def _report(soak: Soak, words: list[dict[str, Any]], seconds: float) -> dict[str
         "unaccounted": items["sent"] - sum(items[s] for s in ("displayed", "failed", "dropped")),
         "gib": round(sum(word["nbytes"] for word in words) / 2**30, 2),
         "sessions": sum(word["sessions"] for word in words),
+        "returns": sum(word["returns"] for word in words),
         "troubles": dict(soak.troubles),
         "memory": memory,
         "most_mib_of_lives": [each.most_mib for each in soak.lives],

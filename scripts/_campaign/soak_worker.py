@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 import openhcs_stream
-from openhcs_stream.errors import DeadlineExceeded, ItemFailed, PeerError, StreamError
+from openhcs_stream.errors import PeerError, StreamError
 from scripts._campaign.leftovers import more_than, settled_counts
 from scripts._campaign.worker import warm_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from openhcs_stream.stream import Receipt, Stream, WhenFull
 
 #: Longest that any call may block, as each stream declares it.
@@ -31,7 +33,9 @@ SIDES: Final = (22, 45, 90, 181, 362, 724, 1448, 2896, 4096)
 HUGE_SIDE: Final = 8192
 #: Large images of all workers share their places: what a viewer keeps has a bound.
 SHARED_FROM: Final = 1448
-POLICIES: Final[tuple[WhenFull, ...]] = ("block", "block", "drop")
+POLICIES: Final[tuple[WhenFull, ...]] = ("block", "block", "block", "drop", "latest", "sample")
+#: Seconds for which a stream waits for a viewer: not at all, too short, long enough.
+RECONNECT_S: Final = (0.0, 0.5, 60.0, 60.0)
 FINAL: Final = ("displayed", "failed", "dropped")
 
 
@@ -52,6 +56,9 @@ class SoakWorker:
         self.sessions = 0
         self.hurt: list[str] = []
         self.policy: WhenFull = "block"
+        self.reconnect_s = 0.0
+        #: How often a viewer was back in a stream that had lost it.
+        self.returns = 0
 
     def tell(self, at: str, **more: Any) -> None:
         print(json.dumps({"at": at, **more}), flush=True)
@@ -78,18 +85,19 @@ class SoakWorker:
         left = more_than(base)
         self.tell(
             "ended", name=self.name, items=self.items, by_viewer=self.by_viewer, left=left,
-            nbytes=self.nbytes, sessions=self.sessions, hurt=self.hurt,
+            nbytes=self.nbytes, sessions=self.sessions, returns=self.returns, hurt=self.hurt,
         )  # fmt: skip
 
     def connect(self) -> Stream | None:
         """A stream of some policy, on some lane; None where a viewer is not there just now."""
         dice = self.dice
         self.policy = dice.choice(POLICIES)
+        self.reconnect_s = dice.choice(RECONNECT_S)
         try:
             return openhcs_stream.connect(
                 self.viewers, name=self.name, launch=False, timeout_s=LIMIT_S,
                 when_full=self.policy, side_lane=dice.random() < 0.85,
-                quota_nbytes=dice.choice((128, 256)) << 20,
+                reconnect_s=self.reconnect_s, quota_nbytes=dice.choice((128, 256)) << 20,
             )  # fmt: skip
         except PeerError as error:
             if not self.unsteady:
@@ -100,28 +108,32 @@ class SoakWorker:
     def session(self, stream: Stream) -> None:
         """Send for a while, then close; every item must have come to an end."""
         self.sessions += 1
-        deadline = time.monotonic() + self.dice.uniform(2.0, 20.0)
-        try:
-            while self.told.empty() and time.monotonic() < deadline and stream.viewers:
-                self.act(stream)
-                self.settle()
-                time.sleep(self.dice.expovariate(1 / 0.01))
-            self.flush(stream)
-        except PeerError as error:
-            self.forgive(error)
-        except StreamError as error:
-            self.hurt.append(f"{type(error).__name__}: {error}")
+        deadline = time.monotonic() + self.dice.uniform(2.0, 30.0)
+        present = len(stream.viewers)
+        while self.told.empty() and time.monotonic() < deadline:
+            if not (stream.viewers or self.reconnect_s):
+                break
+            self.try_to(self.act, stream)
+            self.settle()
+            now = len(stream.viewers)
+            self.returns += now > present
+            present = now
+            time.sleep(self.dice.expovariate(1 / 0.01))
+        self.try_to(lambda each: each.flush(), stream)
         begin = time.monotonic()
         stream.close()
         if time.monotonic() - begin > LIMIT_S + 6.0:
             self.hurt.append(f"close() took {time.monotonic() - begin:.1f} s")
         self.account(stream)
 
-    def flush(self, stream: Stream) -> None:
+    def try_to(self, do: Callable[[Stream], object], stream: Stream) -> None:
+        """Do something that may fail where a viewer does not last."""
         try:
-            stream.flush()
-        except ItemFailed as error:
+            do(stream)
+        except PeerError as error:
             self.forgive(error)
+        except StreamError as error:
+            self.hurt.append(f"{type(error).__name__}: {error}")
 
     def forgive(self, error: PeerError) -> None:
         """A viewer that is killed now and then may be named, and no other."""
@@ -169,12 +181,7 @@ class SoakWorker:
                     self.image(stream, dice.choice(SIDES[:4]))
         elif chance < 0.90:
             side = dice.choice(SIDES[:7])
-            try:
-                lent = stream.allocate((side, side), np.uint16)
-            except DeadlineExceeded:
-                if self.policy == "block":
-                    raise
-                return  # a stream that never waits has no memory to lend just now
+            lent = stream.allocate((side, side), np.uint16)
             lent[:] = dice.randrange(2**16)
             self.nbytes += lent.nbytes
             self.keep(stream.image(lent, **self.where(f"image {side}", side)))
@@ -183,7 +190,7 @@ class SoakWorker:
             if receipt.state != "dropped":
                 receipt.wait(timeout_s=LIMIT_S)
         elif chance < 0.985:
-            self.flush(stream)
+            stream.flush()
         elif chance < 0.99 and self.policy == "block":
             self.image(stream, HUGE_SIDE)
         elif chance > 0.995:

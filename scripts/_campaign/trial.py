@@ -19,15 +19,27 @@ from typing import Any, Final
 
 import openhcs_stream
 from openhcs_stream import discovery
-from scripts._campaign.cell import Cell, CellError, Left, Program, Running, state_of, wait_for
+from scripts._campaign.cell import (
+    START_S,
+    Cell,
+    CellError,
+    Left,
+    Program,
+    Running,
+    state_of,
+    wait_for,
+)
 from scripts._campaign.original import run_original
 from scripts._campaign.others import OTHERS
+from scripts._campaign.plan import RECONNECT_S
 from scripts._campaign.worker import EXIT_S, LIMIT_S, SLACK_S
 
 __all__ = ["Result", "run_trial"]
 
 #: For a process to come to the point at which it is to stop.
 REACH_S: Final = 20.0
+#: For a viewer that is back to come to the point at which it dies again.
+RELAPSE_S: Final = 4.0
 #: For a worker to say that something happened which its own limits bound.
 NOTICE_S: Final = LIMIT_S + SLACK_S + 5.0
 
@@ -42,6 +54,10 @@ class Result:
     #: The chosen moment did not come, so that nobody was killed at it.
     missed: bool = False
     seconds: float = 0.0
+    #: Streams of survivors that found a viewer again by themselves.
+    returns: int = 0
+    #: Viewers that were back and died at their point once more.
+    relapses: int = 0
     #: Sums of the surviving workers' books.
     books: dict[str, int] = field(default_factory=dict)
     #: The campaign's own trouble.
@@ -107,10 +123,11 @@ class _Kill:
         cell, trial = self.cell, self.trial
         for kind in trial["viewers"]:
             self.viewers.append(cell.ready_viewer(kind, besides=self.viewers))
-        addresses = [viewer.address for viewer in self.viewers]
+        addresses = self.addresses
         bystander = cell.worker(
-            phase="display", name="bystander", viewers=addresses, pace_s=0.02, reads=True
-        )
+            phase="display", name="bystander", viewers=addresses, pace_s=0.02, reads=True,
+            reconnect_s=self.reconnect_s,
+        )  # fmt: skip
         self.expect(bystander, "connected")
         worker = self.start_worker(addresses)
         died_at = self.kill(worker)
@@ -125,7 +142,7 @@ class _Kill:
             self.end_worker(each, lost_nothing=not dead)
         cell.end_programs()
         for viewer in self.viewers:
-            problem = cell.check(viewer)
+            problem = cell.check(viewer) or cell.shown_twice(viewer)
             if problem:
                 self.result.hurt.append(problem)
         self.result.left = cell.look()
@@ -136,7 +153,7 @@ class _Kill:
         side, point, count = trial["point"] or ("", "", 0)
         orders: dict[str, Any] = {
             "phase": trial["does"], "viewers": addresses, "lane": trial["lane"],
-            "quota_nbytes": trial["quota_nbytes"],
+            "quota_nbytes": trial["quota_nbytes"], "reconnect_s": self.reconnect_s,
         }  # fmt: skip
         if side == "viewer":
             self.viewers[trial["which"]].program.arm(point, count)
@@ -193,25 +210,48 @@ class _Kill:
                     os.kill(pid, 9)
 
     def go_on(self, survivors: list[Program], dead: list[Running], died_at: float) -> None:
-        """Surviving workers notice, get another viewer, and go on."""
-        fresh = [viewer for viewer in self.viewers if viewer not in dead]
-        alone = not fresh
-        if alone:
+        """Surviving workers notice, or wait; their viewer is back, and they go on."""
+        trial = self.trial
+        living = [viewer for viewer in self.viewers if viewer not in dead]
+        if not living and trial["again"] != "soon":
             for each in survivors:
-                word = each.hear("lost", "exited", timeout_s=NOTICE_S)
+                word = each.hear("lost", "exited", timeout_s=NOTICE_S + self.reconnect_s)
                 if word is None:
                     self.result.hurt.append(
                         f"a worker did not notice within {time.monotonic() - died_at:.1f} s "
                         f"that its viewer had died; it said {each.heard[-2:]}"
                     )
-        fresh += [self.cell.revive(viewer) for viewer in dead]
-        self.viewers = fresh
-        addresses = [viewer.address for viewer in fresh]
+        self.viewers = [
+            each if each in living else self.revive(each, survivors) for each in self.viewers
+        ]
         for each in survivors:
-            if alone or each.hear("lost", timeout_s=0.3) is not None:
-                each.order(do="go", viewers=addresses)
-                if self.trial["does"] != "exit" and each.hear("on", timeout_s=4 * NOTICE_S) is None:
-                    self.result.hurt.append(f"a worker did not go on: {each.heard[-2:]}")
+            each.order(do="go", viewers=self.addresses)
+        for each in survivors:
+            if each.hear("on", "exited", timeout_s=4 * NOTICE_S) is None and not each.is_over():
+                self.result.hurt.append(f"a worker did not go on: {each.heard[-2:]}")
+
+    def revive(self, viewer: Running, survivors: list[Program]) -> Running:
+        """Start a viewer again; it may die once more while the streams go on with it."""
+        cell, relapse = self.cell, self.trial["relapse"]
+        if not relapse or all(each.is_over() for each in survivors):
+            return cell.revive(viewer)
+        back = cell.revive(viewer, relapse=relapse)
+        # On some lanes, and of some streams, it never comes to that point.
+        self.result.relapses += wait_for(back.program.is_stopped, RELAPSE_S)
+        back.program.disarm()
+        back.program.kill()
+        cell.forget(back)
+        return cell.revive(back)
+
+    @property
+    def addresses(self) -> list[str]:
+        """What the workers connect to."""
+        tcp = self.trial["by"] == "tcp"
+        return [viewer.tcp if tcp else viewer.name for viewer in self.viewers]
+
+    @property
+    def reconnect_s(self) -> float:
+        return RECONNECT_S[self.trial["again"]]
 
     def end_worker(self, worker: Program, *, lost_nothing: bool) -> None:
         """A surviving worker ends; its books must close."""
@@ -238,6 +278,7 @@ class _Kill:
         self.result.left.descriptors += [
             f"a worker holds {count} more {what}" for what, count in word["left"].items()
         ]
+        self.result.returns += word["returns"]
         sums = word["sums"]
         for key, count in sums.items():
             self.result.books[key] = self.result.books.get(key, 0) + count
@@ -279,11 +320,11 @@ class _Launch(_Kill):
         before = os.environ["OPENHCS_STREAM_RUNTIME_DIR"]
         os.environ |= env
         try:
-            if wait_for(discovery.endpoints, 60.0):
-                for endpoint in discovery.endpoints():
-                    openhcs_stream.ask(endpoint, "stop")
-            else:
+            # Where there is no display it ends by itself.
+            if not wait_for(lambda: discovery.endpoints() or not self.cell.strangers(), START_S):
                 self.result.hurt.append("what was being started can't be found")
+            for endpoint in discovery.endpoints():
+                openhcs_stream.ask(endpoint, "stop")
         finally:
             os.environ["OPENHCS_STREAM_RUNTIME_DIR"] = before
 

@@ -2,8 +2,8 @@
 
 Environment variables give it troubles: CAMPAIGN_SLOW_S seconds for each drawing, an exception for
 layers whose name holds CAMPAIGN_RAISES, CAMPAIGN_AS_MIB of address space beyond what it has when
-it is ready, CAMPAIGN_FILES more open files than then. With CAMPAIGN_COUNTS its status tells how
-many items of each stream, by the stream's name, it has displayed in its life.
+it is ready, CAMPAIGN_FILES more open files than then. Its status tells how many items of each
+stream, by the stream's name, it has displayed in its life, and how many of them twice.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import resource
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from scripts._campaign import points
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from openhcs_stream.discovery import Endpoint
     from openhcs_stream.viewer import Coords, SceneLayer, Viewer
+
+#: Sessions whose items are remembered one by one.
+SESSIONS: Final = 16
 
 
 def main() -> int:
@@ -40,8 +43,7 @@ def main() -> int:
         points.wrap(type(made), "keep", "keep", "<")
         points.wrap(type(made), "show_layer", "show", "<")
         trouble(type(made))
-        if os.environ.get("CAMPAIGN_COUNTS"):
-            count(type(made))
+        count(type(made))
         return made
 
     room.create = wrapped
@@ -82,19 +84,32 @@ def trouble(kind: type[Viewer]) -> None:
 
 
 def count(kind: type[Viewer]) -> None:
-    """Count for itself what a viewer says to be displayed."""
+    """Count for itself what a viewer says to be displayed, and what of it a second time."""
     from openhcs_stream.protocol import ReceiverSession
 
     counts: Counter[str] = Counter()
+    twice: Counter[str] = Counter()
+    #: Items of the last sessions, by the session; one goes on where a sender reconnects.
+    seen: OrderedDict[str, set[int]] = OrderedDict()
     displayed, describe = ReceiverSession.displayed, kind.describe
 
     def counting(self: ReceiverSession, seq: int) -> None:
         assert self.hello is not None
-        counts[self.hello.name] += 1
+        name, session = self.hello.name, self.hello.session
+        counts[name] += 1
+        shown = seen.setdefault(session, set())
+        if seq in shown:
+            twice[name] += 1
+        shown.add(seq)
+        seen.move_to_end(session)
+        if len(seen) > SESSIONS:
+            seen.popitem(last=False)
         displayed(self, seq)
 
     ReceiverSession.displayed = counting  # type: ignore[method-assign]
-    kind.describe = lambda self: {**describe(self), "campaign": dict(counts)}  # type: ignore[method-assign]
+    kind.describe = lambda self: {  # type: ignore[method-assign]
+        **describe(self), "campaign": {"displayed": dict(counts), "twice": dict(twice)},
+    }  # fmt: skip
 
 
 def limit() -> None:

@@ -1,9 +1,10 @@
 """A sender of the campaign, as a program: sends in one phase over and over, and keeps its books.
 
 It is told what to do by JSON: one object as its argument, then one line each on standard input
-(``{"do": "go", "viewers": [...]}`` after it lost its viewers, ``{"do": "end"}``). It tells what
-happens as JSON lines on standard output. What must never happen is in "hurt": a call that takes
-longer than its declared limit, an error of another kind, an item that is not accounted for.
+(``{"do": "go", "viewers": [...]}`` when a viewer that died is back, ``{"do": "end"}``). It tells
+what happens as JSON lines on standard output. What must never happen is in "hurt": a call that
+takes longer than its declared limit, an error of another kind, an item that is not accounted for,
+one that was not waited for as long as was declared, a stream that does not go on by itself.
 """
 
 from __future__ import annotations
@@ -44,6 +45,16 @@ SLACK_S: Final = 6.0
 LIMIT_S: Final = 3.0
 #: Longest that the interpreter's end may wait for a stream that was not closed.
 EXIT_S: Final = 2.0 + SLACK_S
+#: For a viewer that has much to show, or has just begun to.
+FLUSH_S: Final = 20.0
+#: Why an item may fail though its stream waits long enough: a dead viewer had it, or some of it;
+#: one viewer after another died of it; the worker closed the stream.
+EXCUSES: Final = ("lost before it was displayed", "in parts", "that had received it is gone",
+                  "viewers in a row were lost", "the stream was closed")  # fmt: skip
+#: For a stream to find its viewer again: it looks once a second.
+FIND_S: Final = 5.0 + SLACK_S
+#: Between two calls of a worker whose calls raise at once.
+PAUSE_S: Final = 0.01
 PLACES: Final = 4
 SQUARE: Final = np.array([(5.0, 5.0), (5.0, 30.0), (30.0, 30.0), (30.0, 5.0)])
 
@@ -69,11 +80,15 @@ class Worker:
         self.sums = dict.fromkeys(("sent", "displayed", "failed", "dropped"), 0)
         self.trackers = dict.fromkeys(("sent", "displayed", "failed", "dropped"), 0)
         self.lost = 0
+        #: How often a stream found its viewers again.
+        self.returns = 0
         self.rounds = 0
         self.last: dict[int, int] = {}
         self.child = 0
         #: Whether a viewer died, so that what it was sent may have failed.
         self.may_fail = False
+        #: For how long the stream waits for one.
+        self.reconnect_s: float = orders.get("reconnect_s", 0.0)
         self.is_done = False
 
     # --- talking to the campaign ----------------------------------------------------------------
@@ -91,12 +106,16 @@ class Worker:
 
     def check_orders(self) -> None:
         with contextlib.suppress(queue.Empty):
-            self.end(self.told.get_nowait())
+            self.obey(self.told.get_nowait())
 
-    def end(self, order: dict[str, Any]) -> NoReturn:
-        assert order["do"] == "end", order
-        self.may_fail = self.may_fail or order.get("lost", False)
-        raise Ended
+    def obey(self, order: dict[str, Any]) -> None:
+        if order["do"] == "end":
+            self.may_fail = self.may_fail or order.get("lost", False)
+            raise Ended
+        self.may_fail = True
+        self.viewers = order["viewers"]
+        self.go_on()
+        self.tell("on")
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -114,7 +133,7 @@ class Worker:
         left = more_than(base)
         self.is_done = True
         self.tell("ended", sums=self.sums, trackers=self.trackers, lost=self.lost,
-                  rounds=self.rounds, hurt=self.hurt, left=left)  # fmt: skip
+                  returns=self.returns, rounds=self.rounds, hurt=self.hurt, left=left)  # fmt: skip
 
     def work(self) -> None:
         act = getattr(self, f"do_{self.orders['phase']}")
@@ -139,35 +158,78 @@ class Worker:
             "connect", LIMIT_S, openhcs_stream.connect, self.viewers,
             name=f"campaign {self.name}", timeout_s=LIMIT_S, launch=False,
             side_lane=self.orders.get("lane", "unix") == "unix",
-            quota_nbytes=self.orders.get("quota_nbytes", 64 << 20),
+            quota_nbytes=self.orders.get("quota_nbytes", 64 << 20), reconnect_s=self.reconnect_s,
         )  # fmt: skip
 
     def meet(self, error: StreamError) -> None:
-        """A call raised: go on where a viewer is left, else wait for the campaign's word."""
+        """A call raised: go on where a viewer is left or awaited, else wait for a word."""
         if not isinstance(error, PeerError):
             self.hurt.append(f"{type(error).__name__}: {error}")
         stream = self.stream
-        if stream is not None and not stream.closed and stream.viewers:
+        if stream is not None and not stream.closed and (stream.viewers or stream.awaited):
+            time.sleep(PAUSE_S)
             return
-        self.leave(flush=False)
+        if stream is not None:
+            self.check_lent(stream)
+        if not self.reconnect_s:
+            self.leave(flush=False)
         self.lost += 1
         self.tell("lost", error=type(error).__name__, what=str(error)[:300], hurt=self.hurt)
-        order = self.told.get()
-        if order["do"] != "go":
-            self.end(order)
-        self.may_fail = True
-        self.viewers = order["viewers"]
+        self.obey(self.told.get())
+
+    def check_lent(self, stream: Stream) -> None:
+        """Nobody is there and nobody is waited for: what was lent to them is free."""
+        if stream.closed:
+            return
+        deadline = time.monotonic() + SLACK_S
+        while leases := stream._pool.stats().leases:  # noqa: SLF001  what it believes of its memory
+            if stream.viewers or stream.awaited:
+                return
+            if time.monotonic() > deadline:
+                self.hurt.append(f"{leases} slots are lent to viewers that have gone")
+                return
+            time.sleep(PAUSE_S)
+
+    def go_on(self) -> None:
+        """A viewer is back: a stream that was lost finds it by itself, and shows what is sent."""
+        self.last.clear()  # what the dead one had shown died with it
+        stream = self.stream
+        if stream is not None and not stream.closed and (self.reconnect_s or stream.viewers):
+            deadline = time.monotonic() + FIND_S
+            while self.reconnect_s and len(stream.viewers) < len(self.viewers):
+                if time.monotonic() > deadline:
+                    self.hurt.append(
+                        f"after {FIND_S:g} s the stream has not found {self.viewers} again, only "
+                        f"{stream.viewers}; it waits for {stream.awaited}: {stream.status()}"
+                    )
+                    break
+                time.sleep(PAUSE_S)
+            if self.reconnect_s:
+                try:
+                    self.prove(flush=True)
+                    self.returns += 1
+                except StreamError as error:
+                    self.hurt.append(f"the stream did not go on: {type(error).__name__}: {error}")
+                return
         for _ in range(3):
             try:
-                self.connect()
-                assert self.stream is not None
-                for number in range(3):
-                    self.keep(self.image(number)).wait(timeout_s=LIMIT_S)
-                break
-            except StreamError as again:
+                if self.stream is None or self.stream.closed:
+                    self.connect()
+                self.prove()
+                return
+            except StreamError as error:
                 self.leave(flush=False)
-                self.hurt.append(f"could not go on: {type(again).__name__}: {again}")
-        self.tell("on")
+                again = f"could not go on: {type(error).__name__}: {error}"
+        self.hurt.append(again)
+
+    def prove(self, *, flush: bool = False) -> None:
+        """What is sent now is shown; before it, perhaps, all that was sent before."""
+        assert self.stream is not None
+        if flush:
+            with contextlib.suppress(ItemFailed):  # what the dead one had received
+                self.timed("flush", FLUSH_S, self.stream.flush, FLUSH_S)
+        for number in range(3):
+            self.wait(self.keep(self.image(number)), FLUSH_S)
 
     def leave(self, *, flush: bool) -> None:
         """Close the stream; everything that was sent must have come to an end."""
@@ -178,17 +240,13 @@ class Worker:
         if flush and stream.viewers:
             try:
                 try:
-                    self.timed("flush", LIMIT_S, stream.flush)
+                    self.timed("flush", FLUSH_S, stream.flush, FLUSH_S)
                 except ItemFailed:
                     if not self.may_fail:
                         raise
                 self.look_behind(stream, last)
             except StreamError as error:
                 self.hurt.append(f"the last flush: {type(error).__name__}: {error}")
-        if not (stream.viewers or stream.closed):
-            leases = stream._pool.stats().leases  # noqa: SLF001  what it believes of its memory
-            if leases:
-                self.hurt.append(f"{leases} slots are lent to viewers that have gone")
         self.timed("close", LIMIT_S, stream.close)
         self.account(stream)
 
@@ -198,6 +256,11 @@ class Worker:
         open_ones = [state for state in states if state in ("sent", "received")]
         if open_ones:
             self.hurt.append(f"{len(open_ones)} items were never accounted for")
+        failed = [each.reason for each in self.receipts if each.state == "failed"]
+        if self.reconnect_s > FLUSH_S:  # a viewer is back within that
+            inexcusable = [why for why in failed if not any(each in why for each in EXCUSES)]
+            if inexcusable:
+                self.hurt.append(f"{len(inexcusable)} items were not waited for: {inexcusable[0]}")
         self.sums["sent"] += len(states)
         for state in ("displayed", "failed", "dropped"):
             self.sums[state] += states.count(state)
@@ -252,16 +315,16 @@ class Worker:
         assert self.stream is not None
         value = (number * 7 + self.rounds) % 60_000
         pixels: npt.NDArray[np.uint16] = np.full((side, side), value, np.uint16)
-        if side == 256:
-            self.last[number % PLACES] = value
         name = self.layer if side == 256 else f"{self.layer}, {side}"
         receipt: Receipt = self.timed(
             "image", LIMIT_S, self.stream.image, pixels, name=name, place={"z": number % PLACES}
         )
+        if side == 256:
+            self.last[number % PLACES] = value
         return receipt
 
-    def wait(self, receipt: Receipt) -> None:
-        self.timed("wait", LIMIT_S, receipt.wait, timeout_s=LIMIT_S)
+    def wait(self, receipt: Receipt, limit_s: float = LIMIT_S) -> None:
+        self.timed("wait", limit_s, receipt.wait, timeout_s=limit_s)
 
     # --- the phases -----------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from scripts._campaign.plan import PHASES, RECONNECT_S, SCENARIOS, plan
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
@@ -40,6 +42,26 @@ def test_kills_leave_nothing_and_hurt_nobody() -> None:
         assert report[key] == 0, report
     books = report["books"]
     assert books["sent"] == books["displayed"] + books["failed"] + books["dropped"] > 0
+    # Some viewers were started again, and streams went on by themselves.
+    assert report["returns"] > 0
+
+
+def test_a_campaign_of_300_kills_everybody_in_every_phase() -> None:
+    trials = plan(300, 1)
+    assert [trial.number for trial in trials] == list(range(300))
+    for scenario in SCENARIOS:
+        mine = [trial for trial in trials if trial.scenario == scenario.name]
+        if scenario.name in ("memory", "napari headless", "napari Qt", "Fiji headless",
+                             "Fiji windows", "two: napari, Fiji"):  # fmt: skip
+            pairs = {(phase.name, victim) for phase in PHASES for victim in scenario.victims}
+            assert {(trial.phase, trial.victim) for trial in mine} == pairs
+            # Viewers that die come back in every way to those that live on.
+            assert {trial.again for trial in mine if trial.victim != "sender"} == {*RECONNECT_S}
+    assert {trial.victim for trial in trials} == {"sender", "viewer", "both", "launcher"}
+
+
+def test_the_same_numbers_give_the_same_trials() -> None:
+    assert plan(40, 7) == plan(40, 7) != plan(40, 8)
 
 
 def test_faults_without_a_kill_keep_every_deadline() -> None:
