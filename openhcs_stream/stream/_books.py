@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from openhcs_stream.stream._uninterrupted import Uninterrupted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -69,15 +71,16 @@ class Books:
             There is no viewer, and none is waited for. The memory is free.
         """
         group, pool = self._group, self._pool
-        with group.sending():
+        with Uninterrupted(), group.sending():
             links = group.taking_links()
             if not links:
+                error = group.nobody()
                 for item in items:
                     slot, item.slot = item.slot, None
                     if slot is not None:
                         pool.cancel(slot)
-                    item.receipt.mark_failed("", "no viewer is connected")
-                raise group.nobody()
+                    item.receipt.mark_failed("", error.what)
+                raise error
             holders = [link.number for link in links]
             mask = sum([link.mask for link in links])
             for arena in pool.retired():
@@ -105,7 +108,7 @@ class Books:
     def tell_more(self, seq: int, slot: Slot, nbytes: int) -> bool:
         """Send a further part of an item; False: no viewer takes more of it."""
         group = self._group
-        with group.sending():
+        with Uninterrupted(), group.sending():
             links = [x for x in group.open_links() if x.session.is_outstanding(seq)]
             lease = self._pool.publish(slot, [link.number for link in links])
             for link in links:

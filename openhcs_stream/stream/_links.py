@@ -27,6 +27,7 @@ from openhcs_stream.errors import (
 from openhcs_stream.messages import Bye, encode
 from openhcs_stream.protocol import SendControl, SenderPhase
 from openhcs_stream.stream._lead import Lead
+from openhcs_stream.stream._uninterrupted import Uninterrupted
 from openhcs_stream.transport import Waker, ZmqLane
 
 if TYPE_CHECKING:
@@ -108,22 +109,23 @@ class LinkGroup:
 
     @contextmanager
     def leading(self, timeout_s: float = LEAD_S) -> Iterator[None]:
-        """Lead; whoever polls now is woken to hand over.
+        """Lead; whoever polls now is woken to hand over. Ctrl-C waits for the end of the block.
 
         Raises
         ------
         DeadlineExceeded
             Somebody else leads all the time.
         """
-        if not self._lead.take(timeout_s):
-            raise DeadlineExceeded(
-                f"another thread used the stream's connections for {timeout_s:g} s.",
-                cure="A listener of the queue tracker may be stuck; it should return at once.",
-            )
-        try:
-            yield
-        finally:
-            self._lead.give()
+        with Uninterrupted():
+            if not self._lead.take(timeout_s):
+                raise DeadlineExceeded(
+                    f"another thread used the stream's connections for {timeout_s:g} s.",
+                    cure="A listener of the queue tracker may be stuck; it should return at once.",
+                )
+            try:
+                yield
+            finally:
+                self._lead.give()
 
     def sending(self) -> AbstractContextManager[object]:
         """The lock, and the lead first where a viewer's data goes through its ZeroMQ socket."""
@@ -147,14 +149,15 @@ class LinkGroup:
         reached : callable
             What is waited for: another thread that led before may have taken it in.
         """
-        if timeout_s <= 0:
-            if self._lead.take_now():
-                self._poll_and_give(0.0)
-            return
-        deadline = time.monotonic() + timeout_s
-        if self._lead.take(timeout_s):
-            left = deadline - time.monotonic()
-            self._poll_and_give(0.0 if reached is not None and reached() else max(0.0, left))
+        with Uninterrupted():  # also the wait: whoever waits for long comes here many times
+            if timeout_s <= 0:
+                if self._lead.take_now():
+                    self._poll_and_give(0.0)
+                return
+            deadline = time.monotonic() + timeout_s
+            if self._lead.take(timeout_s):
+                left = deadline - time.monotonic()
+                self._poll_and_give(0.0 if reached is not None and reached() else max(0.0, left))
 
     def _poll_and_give(self, timeout_s: float) -> None:
         try:
@@ -216,7 +219,9 @@ class LinkGroup:
         """
         for link in self.links:
             self._watch(set(), link.filenos())
-        with self.leading():
+        # Nobody else has this stream yet, and Ctrl-C may end the wait.
+        self._lead.take_now()
+        try:
             for link in self.links:
                 with self.lock:
                     link.start()
@@ -225,6 +230,8 @@ class LinkGroup:
                 if left <= 0:
                     break
                 self._poll(min(left, WAIT_STEP_S))
+        finally:
+            self._lead.give()
         for link in self.links:
             if link.error is not None:
                 raise copy(link.error)

@@ -76,7 +76,7 @@ class Receipt:
     @property
     def reason(self) -> str:
         """Why it failed, by which viewer; empty otherwise."""
-        return "; ".join(f"{viewer}: {reason}" for viewer, reason in self._failures)
+        return "; ".join(": ".join(filter(None, failure)) for failure in self._failures)
 
     def wait(
         self, state: Literal["received", "displayed"] = "displayed", *, timeout_s: float = 10.0

@@ -363,8 +363,8 @@ class Room:
                     item = latest.take()
                 self._books.tell([item])
             self._notice()
-        except StreamError:
-            self.let_go("no viewer is connected")
+        except StreamError as error:
+            self.let_go(error.what)
             raise
         finally:
             self._is_telling = False

@@ -275,3 +275,23 @@ def test_sends_to_nobody_keep_nothing_of_what_was_to_be_sent(
     gc.collect()
     assert [each for each in arrays if each() is not None] == []
     stream.close()
+
+
+def test_what_waited_under_latest_says_which_viewer_it_waited_for(
+    viewer_process: ViewerProcess,
+) -> None:
+    process, _ = viewer_process()
+    stream = openhcs_stream.connect(
+        "memory", launch=False, reconnect_s=0.2, when_full="latest", quota_nbytes=4 << 20
+    )
+    process.send_signal(signal.SIGSTOP)
+    receipts = [stream.image(IMAGE, name="it", place={"z": z}) for z in range(30)]
+    assert stream._room.waiting
+    process.kill()
+    process.wait()
+    ended = {"failed", "dropped"}
+    wait_for(lambda: {each.state for each in receipts} <= ended)
+    reasons = {each.reason for each in receipts if each.state == "failed"}
+    assert any("was not back within" in why for why in reasons)
+    assert all("memory" in why and not why.startswith(":") for why in reasons)
+    stream.close()

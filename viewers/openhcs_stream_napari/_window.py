@@ -166,9 +166,10 @@ class NapariWindowViewer(NapariModelViewer):
         self._ticked_at = time.monotonic()
         self._has_news = False
         self._is_drawing = True
-        self._rest.stop()
-        self._drawn.start()
-        self._timer.start()
+        if self._timer is not None:
+            self._rest.stop()
+            self._drawn.start()
+            self._timer.start()
         try:
             if self._own and not self._is_open():
                 self._stopping.set()
