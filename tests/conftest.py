@@ -49,7 +49,7 @@ def own_runtime_folder(own_user_folders: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(_VARIABLE, str(folder))
         yield folder
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # a viewer that ends removes its files meanwhile
     # A stream that is left open would go on looking for a viewer, and find that of another test.
     module = sys.modules.get("openhcs_stream.stream._stream")
     left = [] if module is None else [each for each in module._live if not each.closed]
