@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -45,6 +46,7 @@ MAX_ARENA_NBYTES: Final = 1 << 30
 FREE, HELD, LEASED, SPENT = range(4)
 
 
+@lru_cache(maxsize=256)
 def slot_capacity(nbytes: int) -> int:
     """Return the size of the slots for items of so many bytes: whole pages, at most 1/8 more.
 

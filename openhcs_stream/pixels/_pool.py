@@ -40,7 +40,7 @@ from openhcs_stream.pixels._limits import memory_limit_nbytes
 from openhcs_stream.pixels._memory import PAGE_NBYTES, close_in_child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from types import TracebackType
 
 __all__ = ["PixelPool", "PoolStats"]
@@ -322,6 +322,31 @@ class PixelPool:
             self._notify()
         return True
 
+    def release_all(self, holder: int, leases: Iterable[int]) -> None:
+        """As `release`, of many.
+
+        Raises
+        ------
+        ForkedStream
+        """
+        if self._unusable is not None:
+            self._refuse_in_child()
+            return
+        freed = False
+        with self._lock:
+            if self._dropped:
+                self._collect_dropped()
+            for lease in leases:
+                slot = self._leases.get(lease)
+                if slot is None or holder not in slot.holders:
+                    continue
+                slot.holders.discard(holder)
+                if not slot.holders:
+                    del self._leases[lease]
+                    freed = self._settle(slot) or freed
+        if freed:
+            self._notify()
+
     def release_holder(self, holder: int) -> None:
         """Release all that a holder has: it died, or its session is over.
 
@@ -334,8 +359,7 @@ class PixelPool:
             return
         with self._lock:
             held = [lease for lease, slot in self._leases.items() if holder in slot.holders]
-        for lease in held:
-            self.release(holder, lease)
+        self.release_all(holder, held)
 
     def cancel(self, slot: Slot) -> None:
         """Give back a slot that was never published.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
+from openhcs_stream.errors import StreamError
 from openhcs_stream.stream._uninterrupted import Uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from openhcs_stream.messages import LayerSpec
     from openhcs_stream.pixels import PixelPool, Slot
@@ -24,7 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["Books"]
 
 #: What failed since the last flush is listed by name up to this many.
-NAMED_FAILURES = 1000
+NAMED_FAILURES: Final = 1000
+#: A message for each small item costs both sides more than the item itself. While the viewers are
+#: behind by more than a few items, small ones are gathered for a moment: they go with the first
+#: that comes a while after the last message, when they are many, as soon as anybody waits for
+#: anything, and at the latest when the stream's own thread looks.
+BEHIND_ITEMS: Final = 2
+GATHER_S: Final = 0.001
+GATHER_ITEMS: Final = 32
+GATHER_NBYTES: Final = 256 << 10
 
 
 class Books:
@@ -42,14 +53,12 @@ class Books:
     ----------
     open : dict of int to Outgoing
         Items by number, of which some viewer has still to tell the end.
-    unreceived, unreceived_nbytes : int
-        Those of them that some viewer has not received, and their bytes.
     """
 
     def __init__(self, pool: PixelPool, layers: LayerBook, group: LinkGroup, hub: EditHub) -> None:
         self.open: dict[int, Outgoing] = {}
-        self.unreceived = 0
-        self.unreceived_nbytes = 0
+        self._unreceived = 0
+        self._unreceived_nbytes = 0
         self._pool = pool
         self._layers = layers
         self._group = group
@@ -57,8 +66,65 @@ class Books:
         self._seq = itertools.count()
         self._failures: list[tuple[str, str]] = []
         self._failed_count = 0
+        #: Not told yet, and without a number, see `tell_soon`; and their bytes.
+        self._gathered: tuple[tuple[Outgoing, ...], int] = (), 0
+        self._told_at = 0.0
 
     # --- telling ------------------------------------------------------------------------------
+
+    @property
+    def unreceived(self) -> int:
+        """Items that some viewer has not received."""
+        return self._unreceived + len(self._gathered[0])
+
+    @property
+    def unreceived_nbytes(self) -> int:
+        """Their bytes."""
+        return self._unreceived_nbytes + self._gathered[1]
+
+    @property
+    def gathered(self) -> int:
+        """Those of them that wait a moment for others."""
+        return len(self._gathered[0])
+
+    def has_gathered(self, item: Outgoing) -> bool:
+        """Whether this item does."""
+        with self._group.lock:
+            return item in self._gathered[0]
+
+    def tell_soon(self, items: Sequence[Outgoing]) -> bool:
+        """As `tell`; while the viewers are behind, small items wait a moment for others.
+
+        Returns
+        -------
+        bool
+            Whether they were sent.
+        """
+        if (
+            self.unreceived <= BEHIND_ITEMS
+            or time.monotonic() - self._told_at > GATHER_S
+            or not all(map(_is_small, items))
+        ):
+            self.tell(items)
+            return True
+        with self._group.lock:
+            before, nbytes = self._gathered
+            together = (*before, *items)
+            # In one step, for an interrupt may come between any two.
+            self._gathered = together, nbytes + _nbytes_of(items)
+        if len(together) < GATHER_ITEMS:
+            return False
+        self.tell(())
+        # What is known to be received is used again while it still lies in the processor's cache,
+        # and the stream's thread need not take turns with this one to read of it.
+        self._group.pump(0.0)
+        return True
+
+    def tell_gathered(self) -> None:
+        """Send what waits for others. Where there is no viewer, its items say so."""
+        if self._gathered[0]:
+            with suppress(StreamError):
+                self.tell(())
 
     def tell(self, items: Sequence[Outgoing], *, in_parts: bool = False) -> None:
         """Number items, lease their memory and send them to all viewers.
@@ -70,40 +136,55 @@ class Books:
         ViewerLost
             There is no viewer, and none is waited for. The memory is free.
         """
+        with Uninterrupted(), self._group.sending():
+            before, _ = self._gathered
+            self._gathered = (), 0
+            self._count((*before, *items), 1)
+            try:
+                if in_parts and before:
+                    self._tell(before)
+                    self._tell(items, in_parts=True)
+                elif before or items:
+                    self._tell((*before, *items), in_parts=in_parts)
+            except StreamError as error:
+                self._count((*before, *items), -1)
+                for item in before:  # their calls returned before this was known
+                    self._note_failure(item.receipt.name, error.what)
+                raise
+            self._told_at = time.monotonic()
+
+    def _tell(self, items: Sequence[Outgoing], *, in_parts: bool = False) -> None:
         group, pool = self._group, self._pool
-        with Uninterrupted(), group.sending():
-            links = group.taking_links()
-            if not links:
-                error = group.nobody()
-                for item in items:
-                    slot, item.slot = item.slot, None
-                    if slot is not None:
-                        pool.cancel(slot)
-                    item.receipt.mark_failed("", error.what)
-                raise error
-            holders = [link.number for link in links]
-            mask = sum([link.mask for link in links])
-            for arena in pool.retired():
-                for link in links:
-                    link.carry_out(link.session.retire(arena))
+        links = group.taking_links()
+        if not links:
+            error = group.nobody()
             for item in items:
-                seq = item.seq = next(self._seq)
-                if item.slot is not None:
-                    item.lease = pool.publish(item.slot, holders)
-                item.receipt.mark_sent(len(links), mask)
-                self.open[seq] = item
-                self.unreceived_nbytes += item.nbytes
-            self.unreceived += len(items)
+                slot, item.slot = item.slot, None
+                if slot is not None:
+                    pool.cancel(slot)
+                item.receipt.mark_failed("", error.what)
+            raise error
+        holders = [link.number for link in links]
+        mask = sum([link.mask for link in links])
+        for arena in pool.retired():
             for link in links:
-                if link.tracker is not None:
-                    link.tracker.sent([(item.seq, item.receipt) for item in items])
-                sent = link.session.sent
-                for item in items:
-                    sent(item.seq, (item.lease,) if item.lease else (), in_parts=in_parts)
-                if link.is_open:
-                    link.tell(items)
-            if len(links) < len(group.links):
-                self._count_absent(items)
+                link.carry_out(link.session.retire(arena))
+        for item in items:
+            seq = item.seq = next(self._seq)
+            if item.slot is not None:
+                item.lease = pool.publish(item.slot, holders)
+            item.receipt.mark_sent(len(links), mask)
+            self.open[seq] = item
+        for link in links:
+            if link.tracker is not None:
+                link.tracker.sent([(item.seq, item.receipt) for item in items])
+            sent = link.session.sent
+            for item in items:
+                sent(item.seq, (item.lease,) if item.lease else (), in_parts=in_parts)
+            if link.is_open:
+                link.tell(items)
+        if len(links) < len(group.links):
+            self._count_absent(items)
 
     def tell_more(self, seq: int, slot: Slot, nbytes: int) -> bool:
         """Send a further part of an item; False: no viewer takes more of it."""
@@ -139,9 +220,8 @@ class Books:
 
     def moved(self, link: Link, moved: Moved) -> None:
         """A viewer reported, or is gone."""
-        release, number = self._pool.release, link.number
-        for lease in moved.leases:
-            release(number, lease)
+        if moved.leases:
+            self._pool.release_all(link.number, moved.leases)
         items, mask = self.open, link.mask
         for seq in moved.received:
             item = items.get(seq)
@@ -197,20 +277,37 @@ class Books:
         if receipt.unreceived & mask:
             receipt.unreceived &= ~mask
             if not receipt.unreceived:
-                self.unreceived -= 1
-                self.unreceived_nbytes -= item.nbytes
+                self._unreceived -= 1
+                self._unreceived_nbytes -= item.nbytes
 
     def _failed(self, link: Link, item: Outgoing, reason: str) -> None:
         receipt = item.receipt
         receipt.mark_failed(link.label, reason)
-        self._failed_count += 1
-        if len(self._failures) < NAMED_FAILURES:
-            self._failures.append((receipt.name, f"{link.label}: {reason}"))
+        self._note_failure(receipt.name, f"{link.label}: {reason}")
         self._received(item, link.mask)
         receipt.unfinished -= 1
         if not receipt.unfinished:
             self._forget(item.seq, item)
 
+    def _count(self, items: Sequence[Outgoing], sign: int) -> None:
+        self._unreceived += sign * len(items)
+        self._unreceived_nbytes += sign * _nbytes_of(items)
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        self._failed_count += 1
+        if len(self._failures) < NAMED_FAILURES:
+            self._failures.append((name, reason))
+
     def _forget(self, seq: int, item: Outgoing) -> None:
         del self.open[seq]
         item.slot = None
+
+
+def _nbytes_of(items: Iterable[Outgoing]) -> int:
+    return sum([item.nbytes for item in items])
+
+
+def _is_small(item: Outgoing) -> bool:
+    slot = item.slot
+    # As long as it is not told, the caller could still write to an array that was lent.
+    return item.nbytes <= GATHER_NBYTES and (slot is None or slot.loan is None)

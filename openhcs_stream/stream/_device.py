@@ -130,7 +130,7 @@ def copy_into(slot: Slot, array: Any, dtype: str) -> None:
         Its name on the wire; a big-endian ndarray is swapped on the way.
     """
     out = slot.array(array.shape, dtype)
-    if not isinstance(array, DeviceArray):
+    if type(array) is np.ndarray or not isinstance(array, DeviceArray):
         np.copyto(out, array)
         return
     if array.register is not None:

@@ -274,6 +274,7 @@ class Feedback:
             return Answer(outcome, tuple(listener.drain()) if names else (), link.label)
 
     def _send_to_all(self, verb: str, args: dict[str, Any]) -> dict[Link, int]:
+        self._group.before_wait()
         with self._group.leading(), self._group.lock:
             asked = {link: next(self._requests) for link in self._group.open_links()}
             if not asked:
@@ -348,6 +349,7 @@ class Feedback:
         self._check()
         limit = self.timeout_s if timeout_s is None else timeout_s
         number = next(self._requests)
+        self._group.before_wait()
         with self._group.leading(), self._group.lock:
             link = self._link(viewer)
             link.ask(Request(number, verb, args))

@@ -34,6 +34,10 @@ class Latest:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def has(self, item: Outgoing) -> bool:
+        """Whether this very item waits."""
+        return self._waiting.get((item.layer, item.place)) is item
+
     def put(self, item: Outgoing) -> list[Outgoing]:
         """Have an item wait, behind all others.
 

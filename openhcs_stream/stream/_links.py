@@ -68,6 +68,8 @@ class LinkGroup:
         self.links: list[Link] = []
         #: Called with each link that was lost, and with each that is back; by the leader.
         self.on_away: Callable[[Link], object] | None = None
+        #: Called before anybody waits for viewers: what they wait for may not have been sent yet.
+        self.before_wait: Callable[[], object] = _nothing
         self._pid = os.getpid()
         self._rest = threading.Event()
         self._waker = Waker()
@@ -174,6 +176,8 @@ class LinkGroup:
             It was not, and this is a forked child, which will never be told.
         """
         deadline = time.monotonic() + timeout_s
+        if os.getpid() == self._pid:
+            self.before_wait()
         while not reached():
             left = deadline - time.monotonic()
             if os.getpid() != self._pid:
@@ -330,6 +334,10 @@ class LinkGroup:
             self._poller.unregister(fileno)
         for fileno in after - before:
             self._poller.register(fileno, select.POLLIN)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _no_answer(link: Link, timeout_s: float) -> ViewerUnreachable:

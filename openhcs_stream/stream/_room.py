@@ -127,8 +127,12 @@ class Room:
 
     @property
     def waiting(self) -> int:
-        """Items that wait for room, under "latest"."""
-        return len(self._latest)
+        """Items that wait: for room, under "latest", or a moment for others."""
+        return len(self._latest) + self._books.gathered
+
+    def keeps(self, item: Outgoing) -> bool:
+        """Whether this item waits, and will go out or be let go."""
+        return self._books.has_gathered(item) or self._latest.has(item)
 
     def has_room(self, nbytes: int, items: int = WINDOW_ITEMS) -> bool:
         """Whether another item of so many bytes may go out, beside fewer than `items` others.
@@ -274,6 +278,7 @@ class Room:
             There is no viewer.
         """
         group, books = self._group, self._books
+        books.tell_gathered()
         limit = self._timeout_s
         if self._stuck is not None:
             group.pump(0.0)
@@ -335,8 +340,7 @@ class Room:
         if self.policy == "latest":
             self._let_wait(items)
             self.send_waiting()
-        else:
-            self._books.tell(items)
+        elif self._books.tell_soon(items):
             self._notice()
 
     def send_waiting(self) -> None:
@@ -348,6 +352,7 @@ class Room:
             There is no viewer; what waited has failed.
         """
         lock, latest = self._group.lock, self._latest
+        self._books.tell_gathered()
         if not latest:
             return
         with lock:
@@ -370,7 +375,7 @@ class Room:
             self._is_telling = False
 
     def let_go(self, reason: str) -> None:
-        """Nothing that waits will be sent."""
+        """Nothing that waits for room will be sent."""
         with self._group.lock:
             for item in self._latest.take_all():
                 if item.slot is not None:

@@ -121,6 +121,7 @@ class Stream(Sending, Feedback):
         self._thread: threading.Thread | None = None
         self._pool = PixelPool(quota_nbytes=quota_nbytes)
         self._books = Books(self._pool, self._layers, group, self._hub)
+        group.before_wait = self._books.tell_gathered
         try:
             self._room = Room(
                 self._pool, group, self._books,
@@ -238,6 +239,7 @@ class Stream(Sending, Feedback):
         """The queue to each viewer, now."""
         self._check(closed=True)
         if not self._group.closed:
+            self._books.tell_gathered()
             self._group.pump(0.0)
         return tuple(
             link.tracker.status() for link in self._group.links if link.tracker is not None
@@ -366,7 +368,7 @@ class Stream(Sending, Feedback):
                 batch.append(item)
         except BaseException:
             # Also Ctrl-C in the middle: what nobody was told of must not stay in use.
-            if item.seq < 0:
+            if item.seq < 0 and not self._room.keeps(item):
                 self._let_go(item)
             raise
         return receipt

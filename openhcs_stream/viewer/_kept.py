@@ -20,6 +20,7 @@ from openhcs_stream.viewer._placement import RASTER_KINDS
 if TYPE_CHECKING:
     from collections import deque
 
+    import numpy as np
     import numpy.typing as npt
 
     from openhcs_stream.messages import FileShown, LayerSpec, PlaceValue
@@ -64,7 +65,7 @@ class _Entry:
     """One item's memory."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: np.dtype[Any] | None  #: None: it is no array that the next image could be written to
     kept: Any
     spots: tuple[Spot, ...]
     time: tuple[str, PlaceValue] | None
@@ -148,10 +149,20 @@ class Keeper:
         spec = placement.spec
         planes = placement.arrange(array)
         key = (spec.kind, spec.source, spec.name, spec.axes, spec.components, place)
-        shape, dtype = array.shape, array.dtype.str
-        with self._lock:
-            old = self._entries.get(key)
-        fits = old is not None and (old.shape, old.dtype) == (shape, dtype)
+        shape, dtype = array.shape, array.dtype
+        old = self._entries.get(key)
+        fits = old is not None and old.shape == shape and old.dtype == dtype
+        if fits and not owned:
+            assert old is not None
+            self.make_room(0)
+            kept = self._viewer.keep(planes, old.kept, spec)
+            if kept is old.kept and old.placement is placement:
+                # The usual case of a live picture: nothing but its pixels is new.
+                old.ticket = ticket
+                with self._lock:
+                    self._entries.pop(key, None)
+                    self._entries[key] = old
+                return old.placed
         entry = _Entry(shape, dtype, None, (), None, ticket)
         if owned:
             kept = self._viewer.adopt(planes, spec)
@@ -159,17 +170,9 @@ class Keeper:
                 self._count(kept, array.nbytes, entry)
         elif fits:
             assert old is not None
-            self.make_room(0)
-            kept = self._viewer.keep(planes, old.kept, spec)
             if kept is old.kept:
                 entry = old
                 entry.ticket = ticket
-                if entry.placement is placement:
-                    # The usual case of a live picture: nothing but its pixels is new.
-                    with self._lock:
-                        self._entries.pop(key, None)
-                        self._entries[key] = entry
-                    return entry.placed
             else:
                 self._count(kept, array.nbytes, entry)
         else:
@@ -221,8 +224,7 @@ class Keeper:
         self.budget.hold(image, PLACE_NBYTES * planes)
         placed = placement.cut(place, image if placement.depth else image.plane())
         key = (spec.kind, spec.source, spec.name, spec.axes, spec.components, place)
-        # It is no array that the next image of its place could be written to.
-        entry = _Entry((), "file", image, (), None, ticket)
+        entry = _Entry((), None, image, (), None, ticket)
         self._note(key, placement, place, placed, entry)
         return placed
 

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -73,8 +73,7 @@ class Axis:
     values: tuple[PlaceValue, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerKey:
+class LayerKey(NamedTuple):
     """What makes two items belong to the same layer."""
 
     source: str

@@ -148,6 +148,13 @@ class Scene:
         world, layers, changed = self._world, self.layers, changes.layers
         version = world.version
         for arrival in arrivals:
+            if self._is_in_place(arrival):
+                for item in arrival.placed:
+                    layer = layers[item.key]
+                    layer.stack.put(item.coords, item.payload)
+                    layer.infos[item.coords] = arrival.info
+                    changed.setdefault(item.key, []).append(item.coords)
+                continue
             reason = self._refusal(arrival)
             if reason:
                 changes.failures.append((arrival, reason))
@@ -291,6 +298,21 @@ class Scene:
         title = f"{wanted} [{', '.join(channels)}]" if channels else wanted
         taken = {layer.title for layer in self.layers.values()}
         return next(each for each in _numbered(title) if each not in taken)
+
+    def _is_in_place(self, arrival: Arrival) -> bool:
+        """Whether only pixels changed, which were written over: a live picture."""
+        layers = self.layers
+        for item in arrival.placed:
+            layer = layers.get(item.key)
+            if (
+                layer is None
+                or layer.stack.planes.get(item.coords) is not item.payload
+                or layer.specs.get(item.coords) is not item.spec
+                or layer.spec is not item.spec
+                or item.components != layer.components
+            ):
+                return False
+        return True
 
     def _refusal(self, arrival: Arrival) -> str:
         """Why an arrival does not fit the layers that stand; empty where it does."""

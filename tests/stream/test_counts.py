@@ -174,9 +174,11 @@ def test_a_call_like_the_one_before_takes_few_steps(stream: Stream) -> None:
     places: Sequence[dict[str, Any]] = [{"z": z} for z in range(8)]
     singly = [
         calls_of(lambda place=place: stream.image(IMAGE, name="it", place=place))  # type: ignore[misc]
-        for place in places
+        for place in (*places, *places)
     ]
-    assert min(singly) <= 45
+    # Of those that go out with others, and of those that go out alone.
+    assert min(singly) <= 25
+    assert sorted(singly)[len(singly) // 2] <= 55
 
     def batch() -> None:
         with stream.batch():

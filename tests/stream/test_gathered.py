@@ -1,0 +1,153 @@
+"""Small images that are sent one by one while the viewer is behind: they go together."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import openhcs_stream
+from openhcs_stream import tracker
+from openhcs_stream.errors import ItemFailed, StreamError
+from openhcs_stream.messages import Items, decode
+from openhcs_stream.stream._books import GATHER_ITEMS
+from openhcs_stream.transport import UnixLane
+from tests.stream.processes import stop
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+
+    from openhcs_stream import Stream
+
+    ViewerProcess = Callable[..., tuple[subprocess.Popen[str], str]]
+
+IMAGE = np.zeros((64, 64), np.uint16)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(no_leaks: None) -> None:
+    """After each test: no descriptor, arena, name, thread, process or file."""
+
+
+@pytest.fixture
+def frozen(viewer_process: ViewerProcess) -> Iterator[subprocess.Popen[str]]:
+    """A viewer, to be stopped; `frozen.address` tells where it is."""
+    process, address = viewer_process()
+    process.address = address  # type: ignore[attr-defined]
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Messages with images that go over unix lanes from now on, by their images."""
+    counted: Counter[int] = Counter()
+    send = UnixLane.send
+
+    def counting(self: UnixLane, data: bytes, **rest: Any) -> bool:
+        done = send(self, data, **rest)
+        message = decode(data)
+        if done and isinstance(message, Items):
+            counted[len(message.items)] += 1
+        return done
+
+    monkeypatch.setattr(UnixLane, "send", counting)
+    return counted
+
+
+def behind(frozen: Any, **options: Any) -> Stream:
+    """A stream to a viewer that was stopped and has a few images to take."""
+    stream = openhcs_stream.connect(frozen.address, name=f"to {frozen.pid}", **options)
+    stream.image(IMAGE, name="it", place={"z": 0}).wait()
+    stop(frozen.pid)
+    for _ in range(4):
+        stream.image(IMAGE, name="it", place={"z": 0})
+    stream.status()  # what waits for others goes
+    return stream
+
+
+def sent(stream: Stream) -> int:
+    """How many were told to the viewer, by a look that sends nothing itself."""
+    (queue,) = [each for each in tracker.registry().status() if each.stream == stream.name]
+    return queue.sent
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline, "it never came about"
+
+
+def test_many_go_in_few_messages_and_in_their_order(frozen: Any, messages: Counter[int]) -> None:
+    with behind(frozen) as stream:
+        messages.clear()
+        receipts = [stream.image(IMAGE + n, name="it", place={"z": n % 3}) for n in range(200)]
+        frozen.send_signal(signal.SIGCONT)
+        stream.flush()
+        assert {receipt.state for receipt in receipts} == {"displayed"}
+        shown = [stream.request("read", name="it", place={"z": z})["data"] for z in range(3)]
+        assert [int(np.frombuffer(each, np.uint16)[0]) for each in shown] == [198, 199, 197]
+    assert sum(size * count for size, count in messages.items()) == 200
+    assert max(messages) <= GATHER_ITEMS
+    assert sum(messages.values()) < 100
+
+
+def test_the_last_few_go_by_themselves(frozen: Any) -> None:
+    with behind(frozen) as stream:
+        for _ in range(3):
+            stream.image(IMAGE, name="it", place={"z": 0})
+        until(lambda: sent(stream) == 1 + 4 + 3)
+        frozen.send_signal(signal.SIGCONT)
+
+
+def test_who_waits_for_one_need_not_wait_for_others(frozen: Any) -> None:
+    with behind(frozen) as stream:
+        receipts = [stream.image(IMAGE, name="it", place={"z": 0}) for _ in range(3)]
+        frozen.send_signal(signal.SIGCONT)
+        assert receipts[-1].wait(timeout_s=20).state == "displayed"
+
+
+def test_a_large_image_takes_those_before_it_along(frozen: Any) -> None:
+    large = np.ones((1024, 1024), np.uint16)
+    with behind(frozen) as stream:
+        stream.image(IMAGE, name="it", place={"z": 0})
+        stream.image(large, name="it", place={"z": 0})
+        assert sent(stream) == 1 + 4 + 2
+        frozen.send_signal(signal.SIGCONT)
+        stream.flush()
+        shown = stream.request("read", name="it", place={"z": 0})
+        assert tuple(shown["shape"]) == large.shape
+
+
+def test_an_allocated_array_is_sent_at_once_and_can_not_be_written_to_any_more(
+    frozen: Any,
+) -> None:
+    with behind(frozen) as stream:
+        array = stream.allocate((64, 64), np.uint16)
+        stream.image(array, name="it", place={"z": 0})
+        assert not array.flags.writeable
+        assert sent(stream) == 1 + 4 + 1
+        frozen.send_signal(signal.SIGCONT)
+
+
+def test_what_a_viewer_never_got_is_told(frozen: Any) -> None:
+    """It dies over images that were not even sent: they fail, and a flush names them."""
+    stream = behind(frozen, reconnect_s=0)
+    with stream:
+        receipts = []
+        frozen.kill()
+        frozen.wait()
+        try:
+            receipts += [stream.image(IMAGE, name="it", place={"z": 0}) for _ in range(300)]
+        except StreamError:
+            pass  # it was noticed meanwhile
+        with pytest.raises(ItemFailed) as caught:
+            stream.flush()
+        assert {receipt.state for receipt in receipts} <= {"failed"}
+        assert len(caught.value.failures) >= 4 + len(receipts)
