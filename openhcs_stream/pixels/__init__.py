@@ -17,7 +17,7 @@ from openhcs_stream.pixels._limits import memory_left_nbytes, memory_limit_nbyte
 from openhcs_stream.pixels._mapping import MappedArenas
 from openhcs_stream.pixels._memory import give_back_free_memory
 from openhcs_stream.pixels._named import NamedBlock, NamedBlocks
-from openhcs_stream.pixels._pool import PixelPool, PoolStats
+from openhcs_stream.pixels._pool import PixelPool, PoolStats, form_of
 
 __all__ = [
     "HELD",
@@ -29,6 +29,7 @@ __all__ = [
     "PixelPool",
     "PoolStats",
     "Slot",
+    "form_of",
     "give_back_free_memory",
     "memory_left_nbytes",
     "memory_limit_nbytes",

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["PixelPool", "PoolStats"]
+__all__ = ["PixelPool", "PoolStats", "form_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -413,18 +413,8 @@ class PixelPool:
             As in `acquire`; an array of more than `chunk_limit` bytes can't be lent.
         StreamClosed, ForkedStream
         """
-        wire = wire_dtype(dtype)
-        try:
-            if isinstance(shape, (tuple, list)):  # a union type would cost half a microsecond
-                sizes = tuple(map(operator.index, shape))
-            else:
-                sizes = (operator.index(shape),)
-        except TypeError as error:
-            raise _no_shape(shape) from error
-        if sizes and min(sizes) < 0:
-            raise _no_shape(shape)
-        # A wire name ends in its size in bytes.
-        slot = self.acquire(math.prod(sizes) * int(wire[2:]))
+        sizes, wire, nbytes = form_of(shape, dtype)
+        slot = self.acquire(nbytes)
         if slot is None:
             return None
         owner = _Loan(slot, self._drop_loan, sizes, wire)
@@ -837,6 +827,29 @@ class PixelPool:
     def _refuse_in_child(self) -> None:
         if self._unusable is _forked:
             raise _forked()
+
+
+def form_of(
+    shape: int | tuple[int, ...] | list[int], dtype: npt.DTypeLike
+) -> tuple[tuple[int, ...], str, int]:
+    """Shape, dtype's name on the wire, and bytes of an array that is to be made.
+
+    Raises
+    ------
+    InvalidItem
+        No such shape, or a dtype that can't be sent.
+    """
+    wire = wire_dtype(dtype)
+    try:
+        if isinstance(shape, (tuple, list)):  # a union type would cost half a microsecond
+            sizes = tuple(map(operator.index, shape))
+        else:
+            sizes = (operator.index(shape),)
+    except TypeError as error:
+        raise _no_shape(shape) from error
+    if sizes and min(sizes) < 0:
+        raise _no_shape(shape)
+    return sizes, wire, math.prod(sizes) * int(wire[2:])  # a wire name ends in its size in bytes
 
 
 def _taken(free: list[Slot]) -> Slot:

@@ -26,7 +26,7 @@ from openhcs_stream.errors import (
     UsageError,
 )
 from openhcs_stream.messages import MAJOR, MINOR, Hello, Kind, Mode
-from openhcs_stream.pixels import HELD, PixelPool, wire_dtype
+from openhcs_stream.pixels import HELD, PixelPool, form_of, wire_dtype
 from openhcs_stream.stream._books import Books
 from openhcs_stream.stream._device import copy_into
 from openhcs_stream.stream._edits import EditHub
@@ -159,8 +159,7 @@ class Stream(Sending, Feedback):
             All memory is in use and none came free within the stream's `timeout_s`.
         """
         self._check()
-        wire_dtype(dtype)
-        nbytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        _, _, nbytes = form_of(shape, dtype)
         if nbytes <= 0:
             raise InvalidItem(
                 f"an array of shape {shape!r} has no pixels.", cure="Ask for at least one."

@@ -251,6 +251,8 @@ class Receiver:
         self._publication: Publication | None = None
         self._thread: threading.Thread | None = None
         self._waker = Waker()
+        self._poller = select.poll()
+        self._polled: dict[int, int] = {}  #: what is registered there
         self._stopping = False
         self._started = time.time()
         self._peers: dict[int, Peer] = {}
@@ -571,18 +573,23 @@ class Receiver:
     # --- the receiver's thread ----------------------------------------------------------------
 
     def _run(self) -> None:
+        assert self._router is not None
         try:
             while not self._stopping:
-                self._wait()
+                ready = self._wait()
                 self._waker.clear()
-                self._take_router()
+                if self._router.fileno() in ready:
+                    self._take_router()
                 self._foreign.take_waiting()
                 for listener in self._listeners:
-                    self._accept(listener)
+                    if listener.fileno() in ready:
+                        self._accept(listener)
                 for lane, _, trusted in list(self._new_lanes.values()):
-                    self._greet(lane, trusted)
+                    if lane.fileno() in ready:
+                        self._greet(lane, trusted)
                 for lane, peer in list(self._lane_peers.values()):
-                    self._take_lane(peer, lane)
+                    if lane.fileno() in ready:
+                        self._take_lane(peer, lane)
                 if self._arrivals or self._asked:
                     # Once for all that came: a wake-up for each would make the threads take turns.
                     self.viewer.poke()
@@ -597,22 +604,26 @@ class Receiver:
         finally:
             self._let_go()
 
-    def _wait(self) -> None:
+    def _wait(self) -> set[int]:
+        """Wait until something comes in or can be sent; the descriptors where that is so."""
         router = self._router
         assert router is not None
-        if router.has_input():
-            return
-        poller = select.poll()
-        poller.register(self._waker.fileno(), select.POLLIN)
-        poller.register(router.fileno(), select.POLLIN)
-        for listener in self._listeners:
-            poller.register(listener.fileno(), select.POLLIN)
+        wanted = {each.fileno(): select.POLLIN for each in (self._waker, router, *self._listeners)}
         for lane, _, _ in self._new_lanes.values():
-            poller.register(lane.fileno(), select.POLLIN)
+            wanted[lane.fileno()] = select.POLLIN
         for lane, peer in self._lane_peers.values():
             out = select.POLLOUT if peer.wants_to_send() and lane.polls_out else 0
-            poller.register(lane.fileno(), select.POLLIN | out)
-        poller.poll(LOOK_EVERY_S * 1000)
+            wanted[lane.fileno()] = select.POLLIN | out
+        if wanted != self._polled:
+            self._poller, self._polled = select.poll(), wanted
+            for fileno, events in wanted.items():
+                self._poller.register(fileno, events)
+        # Of what waits on ZeroMQ's sockets their descriptor does not always tell.
+        router_has = router.has_input()
+        ready = {fd for fd, _ in self._poller.poll(0 if router_has else LOOK_EVERY_S * 1000)}
+        if router_has:
+            ready.add(router.fileno())
+        return ready
 
     def _take_router(self) -> None:
         assert self._router is not None

@@ -72,7 +72,12 @@ def test_any_index_gives_what_the_dense_array_gives(data: st.DataObject) -> None
         with pytest.raises(IndexError):
             stack[key]
         return
-    np.testing.assert_array_equal(stack[key], expected, strict=True)
+    try:
+        found = stack[key]
+    except IndexError:
+        assert expected.size == 0  # numpy overlooks an index too large where nothing is chosen
+        return
+    np.testing.assert_array_equal(found, expected, strict=True)
 
 
 @given(basic_indices((2, 2, 3, HEIGHT, WIDTH), allow_ellipsis=True, allow_newaxis=True))
