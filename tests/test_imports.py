@@ -19,21 +19,22 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Each room and the rooms that it may import; a room imports itself as well.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "later": set(),
     "messages": {"errors"},
     "rois": {"errors"},
     "runtime": {"errors"},
     "logs": {"errors"},
-    "pixels": {"errors", "messages", "runtime"},
-    "protocol": {"errors", "messages"},
-    "transport": {"errors", "messages", "runtime"},
+    "pixels": {"errors", "later", "messages", "runtime"},
+    "protocol": {"errors", "later", "messages"},
+    "transport": {"errors", "later", "messages", "runtime"},
     "discovery": {"errors", "messages", "runtime"},
     "dialects": {"errors", "messages", "rois", "runtime"},
     "tracker": {"errors"},
     "metrics": {"errors", "tracker"},
 }
 ROOMS["stream"] = {
-    "errors", "messages", "rois", "runtime", "logs", "pixels", "protocol", "transport", "dialects",
-    "discovery", "tracker",
+    "errors", "later", "messages", "rois", "runtime", "logs", "pixels", "protocol", "transport",
+    "dialects", "discovery", "tracker",
 }  # fmt: skip
 ROOMS["backends"] = {*ROOMS}
 ROOMS["viewer"] = {

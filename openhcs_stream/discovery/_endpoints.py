@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import time
 import weakref
 from dataclasses import asdict, dataclass, replace
@@ -302,7 +301,7 @@ def _try_publish(folder: Path, path: Path, content: bytes) -> int | None:
 
 
 def _write_locked(folder: Path, content: bytes) -> tuple[int, Path]:
-    temporary = folder / f".new-{secrets.token_hex(8)}"
+    temporary = folder / f".new-{os.urandom(8).hex()}"
     # os.open makes it close-on-exec: a child program must not keep the lock.
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from openhcs_stream.errors import UnknownViewer
 
 __all__ = ["ENTRY_POINTS", "installed_viewers", "unknown_viewer"]
@@ -23,6 +21,8 @@ _OTHERS = (
 
 def installed_viewers() -> tuple[str, ...]:
     """Names of the installed kinds of viewer, sorted."""
+    from importlib.metadata import entry_points
+
     return tuple(sorted({point.name for point in entry_points(group=ENTRY_POINTS)}))
 
 

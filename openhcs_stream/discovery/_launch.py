@@ -8,13 +8,13 @@ import os
 import select
 import signal
 import site
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openhcs_stream.discovery._endpoints import Endpoint, find
+from openhcs_stream.discovery._endpoints import Endpoint, endpoints, find
 from openhcs_stream.discovery._kinds import installed_viewers, unknown_viewer
 from openhcs_stream.errors import DeadlineExceeded, ViewerUnreachable
 from openhcs_stream.runtime import (
@@ -63,7 +63,8 @@ def launch(
     However many processes call this at once, one viewer is started: a lock in the runtime folder
     lets one of them start it, and the others then find it. The viewer has a session of its own,
     inherits no descriptors, is nobody's child, and so survives the caller, its process group and
-    its terminal. One that is not ready in time is ended again.
+    its terminal. One that is not ready in time is ended again, and one whose launcher dies before
+    it is ready ends: nobody waits for it, and the next launcher starts another.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def detach() -> Callable[[], None]:
     -------
     callable
         To be called once the viewer is published: wakes the launcher. Until then the launcher
-        takes this process's end for a failure to start.
+        takes this process's end for a failure to start, and this process ends with its launcher.
     """
     text = os.environ.pop(DETACH_VARIABLE, "")
     if not text.isdigit():
@@ -149,13 +150,38 @@ def detach() -> Callable[[], None]:
     os.set_inheritable(fd, False)
     if os.fork() != 0:
         os._exit(0)
-    held = [fd]
+    # A descriptor that a thread polls can't be closed in the kernel's eyes: so the thread is woken.
+    woken, wake = os.pipe()
+    watch = threading.Thread(
+        target=_end_with_launcher, args=(fd, woken), name="launcher", daemon=True
+    )
+    watch.start()
+    held = [wake, woken, fd]
 
     def ready() -> None:
+        if held:
+            os.close(held.pop(0))
+            watch.join()
         while held:
             os.close(held.pop())
 
     return ready
+
+
+def _end_with_launcher(pipe: int, woken: int) -> None:
+    """End this process and its group where the pipe's reader dies before anything is published."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # errors are told unasked
+    poll.register(woken, select.POLLIN)
+    if woken in (fd for fd, _ in poll.poll()):
+        return
+    # The launcher that found this viewer may close its end before `ready` is called.
+    if any(endpoint.pid == os.getpid() for endpoint in endpoints(clear=False)):
+        return
+    _log.warning("whoever started this viewer died before it was ready; it ends")
+    os.killpg(0, signal.SIGTERM)
+    if not _has_ended(woken, _END_S):
+        os.killpg(0, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -189,6 +215,8 @@ def _start(
     deadline: float,
     timeout_s: float,
 ) -> Endpoint:
+    import subprocess
+
     folder = runtime_folder()
     ours, theirs = os.pipe()
     log_fd, log_start = _open_log(viewer)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import stat
 from dataclasses import asdict, dataclass, field
@@ -212,7 +211,7 @@ def _check(path: Path, status: os.stat_result) -> None:
 
 def _write(path: Path, content: bytes, *, replace: bool) -> None:
     """Write a file whole or not at all, for its owner's eyes only."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:

@@ -11,13 +11,18 @@ and an arena has no name, so nothing is left when everybody who has it open is g
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from openhcs_stream.later import import_later
 from openhcs_stream.pixels._arena import HELD, MAX_ARENA_NBYTES, Arena, Slot
 from openhcs_stream.pixels._dtypes import numpy_dtype, wire_dtype
 from openhcs_stream.pixels._limits import memory_left_nbytes, memory_limit_nbytes
-from openhcs_stream.pixels._mapping import MappedArenas
 from openhcs_stream.pixels._memory import give_back_free_memory
-from openhcs_stream.pixels._named import NamedBlock, NamedBlocks
 from openhcs_stream.pixels._pool import PixelPool, PoolStats, form_of
+
+if TYPE_CHECKING:
+    from openhcs_stream.pixels._mapping import MappedArenas
+    from openhcs_stream.pixels._named import NamedBlock, NamedBlocks
 
 __all__ = [
     "HELD",
@@ -36,3 +41,12 @@ __all__ = [
     "numpy_dtype",
     "wire_dtype",
 ]
+
+# What no worker needs for a viewer of ours.
+import_later(
+    __name__,
+    {
+        "_mapping": ("MappedArenas",),
+        "_named": ("NamedBlock", "NamedBlocks"),
+    },
+)

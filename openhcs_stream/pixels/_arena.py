@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from openhcs_stream.errors import OutOfSpace
 from openhcs_stream.pixels._memory import (
@@ -24,6 +23,8 @@ from openhcs_stream.pixels._memory import (
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
 
 __all__ = [
     "FREE",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from openhcs_stream.errors import InvalidItem, ProtocolViolation
 from openhcs_stream.messages import DTYPES
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["numpy_dtype", "wire_dtype"]
 

@@ -16,13 +16,15 @@ import mmap
 import os
 import sys
 import weakref
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from openhcs_stream.errors import OutOfSpace
 from openhcs_stream.pixels._limits import has_memory_for
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "OWNER_SEALS",

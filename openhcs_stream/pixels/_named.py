@@ -15,8 +15,6 @@ import atexit
 import contextlib
 import logging
 import os
-import secrets
-import subprocess
 import sys
 import threading
 import weakref
@@ -30,6 +28,8 @@ from openhcs_stream.pixels._memory import PAGE_NBYTES, Mapping, close_in_child
 from openhcs_stream.runtime import hold, identify, name_aside
 
 if TYPE_CHECKING:
+    import subprocess
+
     import numpy.typing as npt
 
     from openhcs_stream.runtime import Held, Identity
@@ -57,7 +57,7 @@ class NamedBlock:
     """
 
     def __init__(self, nbytes: int) -> None:
-        path = SHM_FOLDER / f"openhcs-stream-{secrets.token_hex(8)}"
+        path = SHM_FOLDER / f"openhcs-stream-{os.urandom(8).hex()}"
         self._held: Held = hold("segment", path)
         self._alias: Held | None = None
         self._fd = -1
@@ -102,7 +102,7 @@ class NamedBlock:
     def lend(self) -> str:
         """Give it another name, which is the viewer's to remove; `name` from now on."""
         self.end_loan()
-        path = SHM_FOLDER / f"openhcs-stream-{secrets.token_hex(8)}"
+        path = SHM_FOLDER / f"openhcs-stream-{os.urandom(8).hex()}"
         held = hold("segment", path)
         try:
             # First, so that there is no moment in which we could be killed and it knew nothing.
@@ -284,6 +284,8 @@ class _Janitor:
                 os.close(self._write)
                 self._write = -1
             if self._process is not None:
+                import subprocess
+
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(5)
                 self._process = None
@@ -302,6 +304,8 @@ class _Janitor:
         if self._write >= 0:
             os.close(self._write)
             self._write = -1
+        import subprocess
+
         read, write = os.pipe()
         try:
             self._process = subprocess.Popen(

@@ -6,6 +6,9 @@ and the time and carries out the effects that come back.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from openhcs_stream.later import import_later
 from openhcs_stream.protocol._account import MAX_OUTSTANDING, Account, Accounts
 from openhcs_stream.protocol._effects import (
     Answer,
@@ -27,18 +30,20 @@ from openhcs_stream.protocol._effects import (
     TakePart,
     UnmapArena,
 )
-from openhcs_stream.protocol._receiver import (
-    MAX_LAYERS,
-    ReceiverPhase,
-    ReceiverSession,
-    ViewerFacts,
-)
 from openhcs_stream.protocol._sender import (
     HEARTBEAT_S,
     SILENCE_S,
     SenderPhase,
     SenderSession,
 )
+
+if TYPE_CHECKING:
+    from openhcs_stream.protocol._receiver import (
+        MAX_LAYERS,
+        ReceiverPhase,
+        ReceiverSession,
+        ViewerFacts,
+    )
 
 __all__ = [
     "HEARTBEAT_S",
@@ -71,3 +76,11 @@ __all__ = [
     "UnmapArena",
     "ViewerFacts",
 ]
+
+# What a worker does not need.
+import_later(
+    __name__,
+    {
+        "_receiver": ("MAX_LAYERS", "ReceiverPhase", "ReceiverSession", "ViewerFacts"),
+    },
+)

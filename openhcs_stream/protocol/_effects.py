@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
 
 if TYPE_CHECKING:
     from openhcs_stream.errors import StreamError
@@ -40,37 +41,32 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SendControl:
+class SendControl(msgspec.Struct, frozen=True):
     """Send this message on the control lane."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class SendData:
+class SendData(msgspec.Struct, frozen=True):
     """Send this message on the data lane."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLane:
+class OpenLane(msgspec.Struct, frozen=True):
     """Sender: connect to `address` and send `message` there first; then tell the core."""
 
     address: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """The session is open; items may flow. The viewer's greeting is None on the viewer's side."""
 
     welcome: Welcome | None
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """Sender: items changed state. Every item of the first three was outstanding until now."""
 
     received: list[int]
@@ -80,22 +76,19 @@ class Moved:
     gone: tuple[int, ...] = ()  #: had to make room for later ones, after they were displayed
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
+class Away(msgspec.Struct, frozen=True):
     """Sender: the viewer is lost and may come back; `start` then greets it anew."""
 
     error: StreamError
 
 
-@dataclass(frozen=True, slots=True)
-class Resend:
+class Resend(msgspec.Struct, frozen=True):
     """Sender: the session goes on; these items were not taken and go out again, in this order."""
 
     seqs: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(msgspec.Struct, frozen=True):
     """Sender: the viewer answered request `number`."""
 
     number: int
@@ -105,54 +98,47 @@ class Replied:
     cure: str
 
 
-@dataclass(frozen=True, slots=True)
-class EditCame:
+class EditCame(msgspec.Struct, frozen=True):
     """Sender: a person changed something in the viewer."""
 
     edit: EditRecord
     listeners: tuple[int, ...]  #: who asked for it
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """Viewer: the sender has dealt with these edits."""
 
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MapArena:
+class MapArena(msgspec.Struct, frozen=True):
     """Viewer: map the shared memory whose descriptor came with this message."""
 
     arena: int
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnmapArena:
+class UnmapArena(msgspec.Struct, frozen=True):
     """Viewer: the sender will not name this arena again."""
 
     arena: int
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(msgspec.Struct, frozen=True):
     """Viewer: an item whose bytes are all here, in at most one part."""
 
     item: Item
     spec: LayerSpec
 
 
-@dataclass(frozen=True, slots=True)
-class TakeFile:
+class TakeFile(msgspec.Struct, frozen=True):
     """Viewer: an image that stays in the file whose descriptor came with this message."""
 
     message: FileShown
     spec: LayerSpec
 
 
-@dataclass(frozen=True, slots=True)
-class TakePart:
+class TakePart(msgspec.Struct, frozen=True):
     """Viewer: copy `part` to `offset` of the item's private memory, then say so to the core.
 
     The part with `last` completes the item; the shell shows it as it would a `Take`.
@@ -165,15 +151,13 @@ class TakePart:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """Viewer: do what is asked and send a Reply of the same number."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """The session is over. `error` is None when the peer said goodbye."""
 
     error: StreamError | None

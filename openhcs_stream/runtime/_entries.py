@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import zlib
 from pathlib import Path
@@ -32,7 +31,7 @@ _PREFIX = ".openhcs-stream-"
 
 def temporary_name() -> str:
     """A random name, for a thing that has not got its final one."""
-    return f"{_PREFIX}{secrets.token_hex(8)}"
+    return f"{_PREFIX}{os.urandom(8).hex()}"
 
 
 def is_temporary_name(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from openhcs_stream.errors import UsageError
@@ -55,6 +54,8 @@ def _place() -> Path:
     # The variable often outlives its folder: in a container, after `su`, in a batch job.
     if session and os.path.isabs(session) and os.access(session, os.R_OK | os.W_OK | os.X_OK):
         return Path(session) / "openhcs-stream"
+    import tempfile
+
     return Path(tempfile.gettempdir()).absolute() / f"openhcs-stream-{os.getuid()}"
 
 

@@ -21,7 +21,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import threading
 import time
 from pathlib import Path
@@ -282,7 +281,7 @@ def _new_file() -> tuple[int, Path]:
     folder = runtime_folder()
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     while True:
-        path = folder / f".held-{secrets.token_hex(8)}"
+        path = folder / f".held-{os.urandom(8).hex()}"
         fd = os.open(path, flags, 0o600)
         # Between its making and its lock it looked like a dead process's, to be removed.
         if try_exclusive(fd) and is_at(fd, path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from openhcs_stream.runtime._entries import identify, is_temporary_name
@@ -65,6 +63,8 @@ def _remove_temporary(path: Path) -> bool:
     """Nobody else makes anything under that name."""
     try:
         if path.is_dir() and not path.is_symlink():
+            import shutil
+
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -100,5 +100,7 @@ def _remove_exactly(path: Path, identity: Identity) -> bool:
 
 def name_aside(path: Path, identity: Identity) -> Path:
     """The name that a file has for a moment while it is removed from `path`."""
+    import hashlib
+
     told = f"{identity.device}:{identity.inode}:{identity.made_ns}".encode()
     return path.with_name(f".openhcs-stream-{hashlib.sha256(told).hexdigest()[:16]}")

@@ -28,10 +28,12 @@ __all__ = ["Books"]
 
 #: What failed since the last flush is listed by name up to this many.
 NAMED_FAILURES: Final = 1000
-#: A message for each small item costs both sides more than the item itself. While the viewers are
-#: behind by more than a few items, small ones are gathered for a moment: they go with the first
-#: that comes a while after the last message, when they are many, as soon as anybody waits for
-#: anything, and at the latest when the stream's own thread looks.
+#: A message for each small item costs both sides more than the item itself. In a flood, which
+#: begins when viewers are behind by so many items and ends with the first pause, small ones are
+#: gathered for a moment: they go with the first that comes a while after the last message, when
+#: they are many, as soon as anybody waits for anything, and at the latest when the stream's own
+#: thread looks. Where the viewers are not behind by more than a few, they go at once.
+FLOOD_ITEMS: Final = 32
 BEHIND_ITEMS: Final = 2
 GATHER_S: Final = 0.001
 GATHER_ITEMS: Final = 32
@@ -69,6 +71,7 @@ class Books:
         #: Not told yet, and without a number, see `tell_soon`; and their bytes.
         self._gathered: tuple[tuple[Outgoing, ...], int] = (), 0
         self._told_at = 0.0
+        self._is_flood = False
 
     # --- telling ------------------------------------------------------------------------------
 
@@ -93,18 +96,19 @@ class Books:
             return item in self._gathered[0]
 
     def tell_soon(self, items: Sequence[Outgoing]) -> bool:
-        """As `tell`; while the viewers are behind, small items wait a moment for others.
+        """As `tell`; in a flood small items wait a moment for others.
 
         Returns
         -------
         bool
             Whether they were sent.
         """
-        if (
-            self.unreceived <= BEHIND_ITEMS
-            or time.monotonic() - self._told_at > GATHER_S
-            or not all(map(_is_small, items))
-        ):
+        behind = self.unreceived
+        if time.monotonic() - self._told_at > GATHER_S:
+            self._is_flood = False
+        elif behind > FLOOD_ITEMS:
+            self._is_flood = True
+        if not self._is_flood or behind <= BEHIND_ITEMS or not all(map(_is_small, items)):
             self.tell(items)
             return True
         with self._group.lock:

@@ -9,8 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.stream._control import ask_lane
-from openhcs_stream.stream._reach import Found, Target
 from openhcs_stream.stream._stream import Stream
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
     from openhcs_stream.discovery import Endpoint
     from openhcs_stream.messages import Mode
-    from openhcs_stream.stream._reach import Dialect, Reached
+    from openhcs_stream.stream._reach import Dialect, Reached, Target
     from openhcs_stream.stream._receipt import Receipt
     from openhcs_stream.stream._room import WhenFull
 
@@ -112,6 +110,8 @@ def connect(
     Refused
         The viewer does not know the key or the token.
     """
+    from openhcs_stream.stream._reach import Target
+
     named = [viewers] if isinstance(viewers, str | int) else viewers
     wanted = [str(each) for each in named]
     if not wanted:
@@ -166,6 +166,9 @@ def ask(
     Refused
         It can't, and says why.
     """
+    from openhcs_stream.stream._control import ask_lane
+    from openhcs_stream.stream._reach import Found, Target
+
     if isinstance(viewer, str):
         target = Target(viewer, key=key, token=token)
         address, lane, token = target.reach(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import secrets
 import select
 import time
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ def ask_lane(
     """
     is_asked = False
     hello = Hello(
-        MAJOR, MINOR, secrets.token_hex(16), "control", f"{verb} {os.getpid()}",
+        MAJOR, MINOR, os.urandom(16).hex(), "control", f"{verb} {os.getpid()}",
         getpass.getuser(), machine_id(), os.getpid(), token,
     )  # fmt: skip
     session = SenderSession(hello)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openhcs_stream import rois as roi_codecs
 from openhcs_stream.errors import InvalidItem, ProtocolViolation
 from openhcs_stream.pixels import numpy_dtype
 
@@ -77,6 +76,8 @@ class Edit:
         """
         region: tuple[slice, ...] = ()
         if record.kind == "rois":
+            from openhcs_stream import rois as roi_codecs
+
             before: Any = roi_codecs.decode(record.before)
             after: Any = roi_codecs.decode(record.after)
         elif record.kind == "labels":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import threading
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from openhcs_stream.errors import StreamError
 from openhcs_stream.messages import EditsTaken, Request, canonical_component
 from openhcs_stream.protocol import SendControl
-from openhcs_stream.stream._edit import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.protocol import EditCame
+    from openhcs_stream.stream._edit import Edit
     from openhcs_stream.stream._link import Link
     from openhcs_stream.stream._links import LinkGroup
 
@@ -141,6 +140,8 @@ class Edits:
         return self
 
     async def __anext__(self) -> Edit:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._finish_current)
         deadline = None if self._timeout_s is None else loop.time() + self._timeout_s
@@ -253,6 +254,8 @@ class EditHub:
         with self._lock:
             listeners = [each for each in self._listeners if each.number in effect.listeners]
         if listeners:
+            from openhcs_stream.stream._edit import Edit
+
             came = _Came(link, link.run, Edit.of_record(effect.edit, link.label))
             for each in listeners:
                 each.deliver(came)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from openhcs_stream import rois as roi_codecs
 from openhcs_stream.errors import DeadlineExceeded, InvalidItem, Refused, StreamError
 from openhcs_stream.messages import Request, canonical_component
 from openhcs_stream.pixels import numpy_dtype
@@ -177,6 +176,8 @@ class Feedback:
         Refused
             The viewer has no such layer or place, or several of them: the text names them.
         """
+        from openhcs_stream import rois as roi_codecs
+
         answer = self._read("rois", on, place, source, viewer, timeout_s)
         return list(roi_codecs.decode(answer["data"]))
 

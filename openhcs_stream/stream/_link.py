@@ -32,8 +32,8 @@ from openhcs_stream.protocol import (
     SenderPhase,
     SenderSession,
 )
+from openhcs_stream.stream._bridged import BridgedLane
 from openhcs_stream.stream._item import described, parts_of
-from openhcs_stream.stream._openhcs import BridgedLane
 from openhcs_stream.transport import LaneClosed, SparingLog, ZmqLane, connect_unix
 
 if TYPE_CHECKING:

@@ -41,6 +41,7 @@ from openhcs_stream.protocol import (
     ViewerFacts,
 )
 from openhcs_stream.runtime import runtime_folder
+from openhcs_stream.stream._bridged import BridgedLane
 from openhcs_stream.stream._openhcs_acks import AckInbox, listen
 from openhcs_stream.stream._openhcs_batches import Batches
 from openhcs_stream.stream._openhcs_pieces import Item, Outcomes, Sending
@@ -48,7 +49,7 @@ from openhcs_stream.stream._openhcs_settle import Questions, Settling
 from openhcs_stream.transport import InProcessLane, LaneClosed, Waker, machine_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -60,39 +61,13 @@ if TYPE_CHECKING:
     from openhcs_stream.stream._openhcs_find import OpenHCSEndpoint
     from openhcs_stream.transport import Frame
 
-__all__ = ["BridgedLane", "bridge"]
+__all__ = ["bridge"]
 
 logger = logging.getLogger(__name__)
 
 #: Longest sleep of a bridge's thread, and how soon it tries again what had no room in its lane.
 _LOOK_EVERY_S = 1.0
 _NO_ROOM_S = 0.01
-#: Longest that closing a stream waits for its bridge to have ended.
-_CLOSE_S = 5.0
-
-
-class BridgedLane(InProcessLane):
-    """The stream's end of a lane to a bridge.
-
-    Attributes
-    ----------
-    tells_displayed : bool
-        False: no fact tells when this viewer displays something, and "displayed" on this lane
-        only means that nothing more will be told of an item.
-    check : callable or None
-        Raises InvalidItem for a layer that this viewer has no way to show.
-    """
-
-    tells_displayed = True
-    check: Callable[[LayerSpec], None] | None = None
-    thread: threading.Thread | None = None
-
-    def close(self) -> None:
-        """Close this end, and see the bridge remove what it has made."""
-        super().close()
-        thread, self.thread = self.thread, None
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_CLOSE_S)
 
 
 def bridge(endpoint: OpenHCSEndpoint, *, timeout_s: float) -> BridgedLane:

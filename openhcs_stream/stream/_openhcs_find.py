@@ -10,13 +10,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from openhcs_stream.dialects import (
-    FAMILIES,
-    control_request,
-    family_of,
-    read_control_answer,
-    read_viewer,
-)
 from openhcs_stream.errors import InvalidItem, ViewerUnreachable
 from openhcs_stream.transport import ZmqAsker, parse_address
 
@@ -61,6 +54,8 @@ class OpenHCSEndpoint:
 
 def address_of_port(port: int) -> str:
     """The address of their viewer with this port: by ipc where its socket is there, else by tcp."""
+    from openhcs_stream.dialects import FAMILIES, family_of
+
     for name in FAMILIES:
         address = family_of(name).ipc(port)
         if os.path.exists(address.removeprefix("ipc://")):
@@ -118,6 +113,8 @@ def ask_who(address: str, *, timeout_s: float) -> OpenHCSEndpoint | None:
     InvalidItem
         It is on another machine: such a viewer takes pixels by shared memory only.
     """
+    from openhcs_stream.dialects import control_request, read_control_answer, read_viewer
+
     port = _port_of(address)
     control = control_address(address)
     if port is None or control is None:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from openhcs_stream import discovery
 from openhcs_stream.errors import ViewerUnreachable
-from openhcs_stream.stream._openhcs import bridge
-from openhcs_stream.stream._openhcs_find import address_of_port, ask_who, may_be_theirs, nobody
 from openhcs_stream.transport import ZmqLane, connect_inprocess, parse_address
 
 if TYPE_CHECKING:
@@ -54,6 +52,8 @@ class Found(NamedTuple):
         """
         lane: Lane
         if self.theirs is not None:
+            from openhcs_stream.stream._openhcs import bridge
+
             lane = bridge(self.theirs, timeout_s=timeout_s)
         elif self.address.startswith("inproc://"):
             lane = connect_inprocess(self.address.removeprefix("inproc://"))
@@ -147,6 +147,8 @@ class Target:
         if viewer.endswith(discovery.VIEWER_SUFFIX):
             return self._of(discovery.read_viewer_file(viewer))
         if viewer.isdecimal():
+            from openhcs_stream.stream._openhcs_find import address_of_port
+
             viewer = address_of_port(int(viewer))
         if viewer.startswith("inproc://"):
             return Found(viewer, self._token)
@@ -174,6 +176,8 @@ def _find(running: list[Endpoint], viewer: str) -> Endpoint | None:
 
 def _openhcs_at(address: str, *, certain: bool, timeout_s: float) -> OpenHCSEndpoint | None:
     """A viewer of OpenHCS at that address; None where it is another, which `certain` excludes."""
+    from openhcs_stream.stream._openhcs_find import ask_who, may_be_theirs, nobody
+
     if not certain and not may_be_theirs(address):
         return None
     theirs = ask_who(address, timeout_s=timeout_s if certain else min(timeout_s, PING_S))

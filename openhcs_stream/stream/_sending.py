@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
-from openhcs_stream import rois as roi_codecs
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.stream._files import open_image_file
 from openhcs_stream.stream._layers import PLAIN, Common, Look
 from openhcs_stream.stream._payload import (
     MAX_INT,
@@ -205,6 +203,8 @@ class Sending:
         ViewerLost
             No viewer is left.
         """
+        from openhcs_stream.stream._files import open_image_file
+
         file = open_image_file(path, axes)
         look = Look(colormap, as_limits(contrast_limits), blending)
         return self._send_file(file, name or file.stem, as_place(place, file.axes), look, common)
@@ -255,6 +255,8 @@ class Sending:
         name, place, **common
             As in `image`.
         """
+        from openhcs_stream import rois as roi_codecs
+
         block = np.frombuffer(roi_codecs.encode(roi_codecs.coerce(rois)), np.uint8)
         return self._send("rois", block, name, "YX", as_place(place, "YX"), PLAIN, common)
 

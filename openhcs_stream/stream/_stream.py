@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import getpass
 import logging
 import os
-import secrets
 import threading
 import warnings
 import weakref
@@ -470,7 +468,7 @@ class Stream(Sending, Feedback):
         group = self._group
         side = ("unix",) if side_lane and self._pool.shared else ()
         hello = Hello(
-            MAJOR, MINOR, secrets.token_hex(16), "stream", self.name, _user(), machine_id(),
+            MAJOR, MINOR, os.urandom(16).hex(), "stream", self.name, _user(), machine_id(),
             self._pid, "", side,
         )  # fmt: skip
         for number, (target, reached) in enumerate(viewers, 1):
@@ -564,6 +562,8 @@ def _chunks(array: npt.NDArray[Any], limit: int) -> Iterator[npt.NDArray[Any]]:
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):

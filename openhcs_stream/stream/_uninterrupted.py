@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # the module signal takes ten times as long
 import threading
-from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ class Uninterrupted:
     def __enter__(self) -> None:
         if threading.get_ident() != threading.main_thread().ident:
             return
-        before = _signal.getsignal(SIGINT)
+        before = _signal.getsignal(_signal.SIGINT)
         if not callable(before):  # ignored, or none of Python's
             return
         self._before = before
         try:
-            _signal.signal(SIGINT, self._note)
+            _signal.signal(_signal.SIGINT, self._note)
         except ValueError:  # a thread of another interpreter in this process
             self._before = None
 
@@ -47,9 +46,9 @@ class Uninterrupted:
         before = self._before
         if before is None:
             return
-        _signal.signal(SIGINT, before)
+        _signal.signal(_signal.SIGINT, before)
         if self._came:
-            _signal.raise_signal(SIGINT)
+            _signal.raise_signal(_signal.SIGINT)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came = True

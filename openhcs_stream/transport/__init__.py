@@ -6,6 +6,9 @@ over ZeroMQ, `InProcessLane` for tests without sockets.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from openhcs_stream.later import import_later
 from openhcs_stream.transport._addresses import (
     MAX_SOCKET_PATH,
     Address,
@@ -24,7 +27,6 @@ from openhcs_stream.transport._auth import (
     peer_credentials,
     tokens_match,
 )
-from openhcs_stream.transport._clients import ZmqAsker, ZmqCollector, ZmqPublisher
 from openhcs_stream.transport._inprocess import (
     InProcessLane,
     InProcessListener,
@@ -39,10 +41,7 @@ from openhcs_stream.transport._lane import (
     Listener,
 )
 from openhcs_stream.transport._owner import tcp_peer_uid
-from openhcs_stream.transport._push import ZmqPusher
-from openhcs_stream.transport._sorter import Door, ZmqSorter, socket_type
 from openhcs_stream.transport._sparing import SparingLog
-from openhcs_stream.transport._subscribe import PublishedMessage, ZmqSubscriber
 from openhcs_stream.transport._unix import (
     UNIX_MAX_FRAME,
     UnixLane,
@@ -58,6 +57,12 @@ from openhcs_stream.transport._zmq import (
     ZmqLane,
     ZmqRouter,
 )
+
+if TYPE_CHECKING:
+    from openhcs_stream.transport._clients import ZmqAsker, ZmqCollector, ZmqPublisher
+    from openhcs_stream.transport._push import ZmqPusher
+    from openhcs_stream.transport._sorter import Door, ZmqSorter, socket_type
+    from openhcs_stream.transport._subscribe import PublishedMessage, ZmqSubscriber
 
 __all__ = [
     "MAX_BLOBS",
@@ -106,3 +111,14 @@ __all__ = [
     "tcp_peer_uid",
     "tokens_match",
 ]
+
+# What no worker needs for a viewer of ours.
+import_later(
+    __name__,
+    {
+        "_clients": ("ZmqAsker", "ZmqCollector", "ZmqPublisher"),
+        "_push": ("ZmqPusher",),
+        "_sorter": ("Door", "ZmqSorter", "socket_type"),
+        "_subscribe": ("PublishedMessage", "ZmqSubscriber"),
+    },
+)

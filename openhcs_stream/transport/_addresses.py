@@ -7,7 +7,6 @@ import ipaddress
 import os
 import re
 import socket
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -167,6 +166,8 @@ def machine_id() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}:{os.stat('/proc/self/ns/net').st_ino}"
     except OSError:
+        import uuid
+
         return f"{socket.gethostname()}:{uuid.getnode():012x}"
 
 

@@ -21,7 +21,6 @@ does not grow with their number.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import itertools
 import logging
 import os
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import zmq
 
-from openhcs_stream.transport._auth import client_key_pair, key_bytes
+from openhcs_stream.transport._auth import client_key_pair, key_bytes, secrets_match
 from openhcs_stream.transport._owner import opened_again, tcp_peer_uid
 from openhcs_stream.transport._sparing import SparingLog
 
@@ -206,7 +205,7 @@ class Admission:
                 self._reply(envelope, number, b"200", user)
             case b"local", b"NULL":
                 self._waiting.append(_Asked(envelope, number, frozenset(self._strangers)))
-            case b"public", b"CURVE" if len(credentials) == 1 and hmac.compare_digest(
+            case b"public", b"CURVE" if len(credentials) == 1 and secrets_match(
                 credentials[0], self._client_key
             ):
                 self._reply(envelope, number, b"200", _KEY_HOLDER)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ __all__ = [
     "new_key_pair",
     "new_token",
     "peer_credentials",
+    "secrets_match",
     "tokens_match",
 ]
 
@@ -39,15 +37,24 @@ class PeerCredentials(NamedTuple):
 
 def new_token() -> str:
     """Make a secret that nobody can guess: 64 hexadecimal characters."""
+    import secrets
+
     return secrets.token_hex(32)
 
 
 def tokens_match(expected: str, shown: str) -> bool:
     """Compare two tokens in a time that does not depend on where they differ."""
     # Not every str is ASCII, and compare_digest raises TypeError for those: compare bytes.
-    return hmac.compare_digest(
+    return secrets_match(
         expected.encode("utf-8", "surrogatepass"), shown.encode("utf-8", "surrogatepass")
     )
+
+
+def secrets_match(expected: bytes, shown: bytes) -> bool:
+    """Compare two secrets as `tokens_match` does."""
+    import hmac
+
+    return hmac.compare_digest(expected, shown)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ def client_key_pair(token: str) -> KeyPair:
     The secret key is a hash of the token. So a viewer that knows its token knows the one public
     key that it lets in, and a sender needs nothing but the viewer's public key and the token.
     """
+    import hashlib
+
     secret = hashlib.blake2b(
         token.encode("utf-8", "surrogatepass"), digest_size=32, person=_CLIENT_KEY
     ).digest()

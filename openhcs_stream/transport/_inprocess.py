@@ -16,7 +16,6 @@ Frame(data=b'hello', fds=(), blobs=())
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar
@@ -172,7 +171,7 @@ class InProcessListener(Listener):
             The name is taken.
         """
         if name is None:
-            name = secrets.token_hex(8)
+            name = os.urandom(8).hex()
         address = parse_address(f"inproc://{name}")
         self.address = str(address)
         self._name = address.name

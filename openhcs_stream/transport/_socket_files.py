@@ -15,8 +15,6 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openhcs_stream.runtime import hold, locked_folder, nobody_listens
-
 if TYPE_CHECKING:
     from openhcs_stream.runtime import Held
 
@@ -52,6 +50,8 @@ class SocketFile:
         UsageError
             The runtime folder, in which the ledger lies, can't be trusted.
         """
+        from openhcs_stream.runtime import hold, locked_folder
+
         path = Path(name)
         # Two viewers must not remove and bind at one time.
         with locked_folder(path.parent, patience_s=_PATIENCE_S):
@@ -96,6 +96,8 @@ def _bind(listening: socket.socket, path: Path) -> None:
 
 def _remove_dead(path: Path) -> None:
     """Remove a socket file on which nobody listens; raise OSError where somebody does."""
+    from openhcs_stream.runtime import nobody_listens
+
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import socket
 import sys
-import tempfile
 
 import zmq
 
@@ -51,7 +49,9 @@ class ZmqSubscriber:
     """
 
     def __init__(self, *, max_frame: int = ZMQ_MAX_FRAME) -> None:
-        name = f"openhcs-stream-{os.getpid()}-{secrets.token_hex(8)}"
+        import tempfile
+
+        name = f"openhcs-stream-{os.getpid()}-{os.urandom(8).hex()}"
         # Without a file, where the system has such addresses.
         linux = sys.platform.startswith("linux")
         self._path = "" if linux else os.path.join(tempfile.gettempdir(), name)

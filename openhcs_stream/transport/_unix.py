@@ -7,7 +7,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import socket
 import sys
 import threading
@@ -269,7 +268,7 @@ class UnixListener(Listener):
         if not has_unix_lanes():
             raise _no_unix_lanes()
         if name is None:
-            name = f"openhcs-stream-{secrets.token_hex(8)}"
+            name = f"openhcs-stream-{os.urandom(8).hex()}"
         address = parse_address(f"unix:{name}")
         self.address = str(address)
         self._allow_other_users = allow_other_users

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,9 @@ _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUSER: Final = 0x10000000
 _MS_PRIVATE_ALL: Final = 0x40000 | 0x4000
 _SHM: Final = Path("/dev/shm")
+#: A thread of a pool of Qt's, and what it waits at.
+_QT_THREAD: Final = "Thread (pooled)"
+_QT_DESCRIPTOR: Final = "anon_inode:[eventfd]"
 
 
 class CellError(Exception):
@@ -183,7 +187,7 @@ class Running:
     name: str
     address: str
     port: int
-    base: dict[str, int] = field(default_factory=dict)
+    base: dict[str, Counter[str]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
     @property
@@ -199,12 +203,30 @@ class Running:
     def is_java(self) -> bool:
         return self.kind.startswith("fiji")
 
-    def counts(self) -> dict[str, int]:
-        """What must be the same after a trial as before."""
-        counts = {"descriptors": descriptors_of(self.pid), "arenas": len(arenas_of(self.pid))}
+    def counts(self) -> dict[str, Counter[str]]:
+        """What must be as much after a trial as before, each by its kinds."""
+        counts = {
+            "descriptors": descriptors_of(self.pid),
+            "arenas": Counter({"arena": len(arenas_of(self.pid))}),
+        }
         if not self.is_java:  # Java's collector starts and ends threads as it likes
             counts["threads"] = threads_of(self.pid)
+            # Qt paints with as many threads as a picture is large, one for each processor at most,
+            # each with a descriptor, and ends those that had nothing to do for half a minute.
+            pooled = min(counts["threads"][_QT_THREAD], len(os.sched_getaffinity(0)))
+            counts["threads"][_QT_THREAD] -= pooled
+            counts["descriptors"][_QT_DESCRIPTOR] -= pooled
         return counts
+
+    def beyond_base(self) -> list[str]:
+        """What it holds more than its base, a line each."""
+        now = self.counts()
+        return [
+            f"{self.name} holds {now[what].total() - base.total()} more {what}: "
+            + ", ".join(f"{count} {kind}" for kind, count in (now[what] - base).items())
+            for what, base in self.base.items()
+            if now[what].total() > base.total()
+        ]
 
 
 @dataclass
@@ -370,14 +392,9 @@ class Cell:
         return f"{viewer.name} displayed items twice: {twice}" if twice else ""
 
     def back_to_base(self, viewer: Running) -> list[str]:
-        """What a surviving viewer holds beyond its base."""
-
-        def over() -> dict[str, int]:
-            now = viewer.counts()
-            return {key: now[key] - base for key, base in viewer.base.items() if now[key] > base}
-
-        wait_for(lambda: not over())
-        return [f"{viewer.name} holds {count} more {what}" for what, count in over().items()]
+        """What a surviving viewer holds beyond its base, when everything has had its time."""
+        wait_for(lambda: not viewer.beyond_base())
+        return viewer.beyond_base()
 
     def forget(self, viewer: Running) -> None:
         """A viewer has died."""
@@ -388,16 +405,29 @@ class Cell:
     # --- what is left ---------------------------------------------------------------------------
 
     def strangers(self) -> dict[int, str]:
-        """Processes below the cell that belong to no living viewer; reaps on the way."""
-        own = tree(each.pid for each in self.viewers) | {each.pid: "" for each in self.viewers}
+        """Processes below the cell that belong to no living viewer; reaps on the way.
+
+        Where there is none, there is none. Whatever lives below the cell is, or is below, a child
+        of the cell, which nobody but the cell reaps; so a look that finds nobody, not even
+        somebody to reap, has missed nobody. One that reaped has proved nothing yet: that process
+        may have gone on as a child that began behind the look's back, as launched viewers do.
+        """
         known = {each.pid for each in self.programs}
-        found = {pid: state for pid, state in tree([os.getpid()]).items() if pid not in own}
-        for pid, state in list(found.items()):
-            if state == "Z" and pid not in known:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)  # an orphan: it was given to us
-                del found[pid]
-        return found
+        while True:
+            found = tree(os.getpid(), besides={each.pid for each in self.viewers})
+            reaped = False
+            for pid, state in list(found.items()):
+                if state == "Z" and pid not in known:
+                    try:
+                        over, _ = os.waitpid(pid, os.WNOHANG)
+                    except ChildProcessError:  # its own parent lives, and is not done with it
+                        over = pid
+                    else:
+                        reaped = reaped or over != 0
+                    if over:  # else threads of it still run
+                        del found[pid]
+            if not reaped:
+                return found
 
     def names(self, run: Path) -> set[str]:
         """Names that are nobody's who lives; logs are kept on purpose, one a kind, up to 1 MiB."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 __all__ = [
     "ArenaUse",
@@ -57,23 +59,31 @@ def arenas_of(pid: int | str) -> set[ArenaUse]:
     return {ArenaUse(inode, nbytes) for inode, nbytes in found.items()}
 
 
-def descriptors_of(pid: int | str) -> int:
-    """Descriptors that are no regular files: a Java machine opens its libraries when it likes."""
-    return sum(not target.startswith("/") or "memfd:" in target for _, target in _links(pid))
+def descriptors_of(pid: int | str) -> Counter[str]:
+    """Descriptors by their kind, but for regular files: Java opens its libraries when it likes."""
+    return Counter(
+        re.sub(r":\[\d+\]$", "", target)
+        for _, target in _links(pid)
+        if not target.startswith("/") or "memfd:" in target
+    )
 
 
-def threads_of(pid: int | str) -> int:
-    try:
-        return len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return 0
+def threads_of(pid: int | str) -> Counter[str]:
+    """Threads by the names that the system knows them by."""
+    found: Counter[str] = Counter()
+    tasks = Path(f"/proc/{pid}/task")
+    with contextlib.suppress(OSError):  # it ended
+        for task in os.listdir(tasks):
+            with contextlib.suppress(OSError):
+                found[(tasks / task / "comm").read_text().strip()] += 1
+    return found
 
 
 def own_counts() -> dict[str, int]:
     """Of this process, before and after."""
     return {
-        "descriptors": descriptors_of("self"),
-        "threads": threads_of("self"),
+        "descriptors": descriptors_of("self").total(),
+        "threads": threads_of("self").total(),
         "arenas": len(arenas_of("self")),
     }
 
@@ -102,22 +112,29 @@ def more_than(base: dict[str, int], timeout_s: float = 10.0) -> dict[str, int]:
         time.sleep(0.02)
 
 
-def tree(roots: Iterable[int]) -> dict[int, str]:
-    """Descendants of some processes, with their state ("Z" has ended and is not reaped)."""
+def tree(root: int, *, besides: Collection[int] = ()) -> dict[int, str]:
+    """Descendants of a process, with their state ("Z" has ended and is not reaped).
+
+    `besides`: descendants that are left out, with those below them.
+
+    It is no snapshot. Of a process that goes on as its own child while this looks, only the end
+    of the parent may be seen; see `Cell.strangers`.
+    """
     parents: dict[int, list[tuple[int, str]]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:  # it ended
             continue
-        parents.setdefault(int(parent), []).append((int(stat.parent.name), state))
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        parents.setdefault(int(parent), []).append((int(pid), state))
     found: dict[int, str] = {}
-    waiting = list(roots)
+    waiting = [root]
     while waiting:
-        for pid, state in parents.get(waiting.pop(), ()):
-            if pid not in found:
-                found[pid] = state
-                waiting.append(pid)
+        for child, state in parents.get(waiting.pop(), ()):
+            if child not in found and child not in besides:
+                found[child] = state
+                waiting.append(child)
     return found
 
 

@@ -308,14 +308,18 @@ class _Launch(_Kill):
                 os.kill(pid, 9)
         worker.process.wait(10)
         cell.end_programs()
-        self.stop_survivor(env)
+        self.stop_survivor(doomed, env)
         self.result.left = cell.look(run=run)
         for log in run.glob("*.log"):
             log.unlink()
 
-    def stop_survivor(self, env: dict[str, str]) -> None:
-        """It may have become nobody's child between the look and the kill: then it is well."""
-        if wait_for(lambda: not self.cell.strangers(), 1.0):
+    def stop_survivor(self, doomed: list[int], env: dict[str, str]) -> None:
+        """It may have become nobody's child between the look and the kill: then it is well.
+
+        It goes on starting though nobody waits for it any more, and can be found and stopped.
+        """
+        wait_for(lambda: self.cell.strangers().keys().isdisjoint(doomed))
+        if not self.cell.strangers():
             return
         before = os.environ["OPENHCS_STREAM_RUNTIME_DIR"]
         os.environ |= env

@@ -173,26 +173,28 @@ def test_viewer_survives_the_kill_of_the_launchers_group(folder: Path) -> None:
     assert endpoint.pid == pid
 
 
-def test_killed_launcher_does_not_block_the_next(folder: Path) -> None:
+def test_killed_launcher_does_not_block_the_next_and_takes_with_it_what_it_started(
+    folder: Path,
+) -> None:
     slow = LAUNCHER.replace("options=()", "options=('--hang',)")
     with subprocess.Popen([sys.executable, "-c", slow]) as launcher:
         deadline = time.monotonic() + 30
         while not log_file("fake").exists() or "starting" not in log_file("fake").read_text():
             assert time.monotonic() < deadline
             os.sched_yield()
+        hanging = [
+            process
+            for process in psutil.process_iter(["cmdline", "environ"])
+            if "--hang" in (process.info["cmdline"] or [])
+            and (process.info["environ"] or {}).get("OPENHCS_STREAM_RUNTIME_DIR") == str(folder)
+        ]
+        assert hanging
         launcher.kill()
         launcher.wait()
-    hanging = [
-        process
-        for process in psutil.process_iter(["cmdline", "environ"])
-        if "--hang" in (process.info["cmdline"] or [])
-        and (process.info["environ"] or {}).get("OPENHCS_STREAM_RUNTIME_DIR") == str(folder)
-    ]
-    try:
-        assert launch().name == "fake"
-    finally:
-        for process in hanging:
-            process.kill()
+    assert launch().name == "fake"
+    for process in hanging:
+        wait_until_gone(process.pid)
+    assert [endpoint.name for endpoint in endpoints()] == ["fake"]
 
 
 def test_early_end_is_told_with_its_last_words(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small images that are sent one by one while the viewer is behind: they go together."""
+"""Small images that are sent one by one, faster than the viewer takes them: they go together."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import openhcs_stream
 from openhcs_stream import tracker
 from openhcs_stream.errors import ItemFailed, StreamError
 from openhcs_stream.messages import Items, decode
-from openhcs_stream.stream._books import GATHER_ITEMS
+from openhcs_stream.stream._books import FLOOD_ITEMS, GATHER_ITEMS
 from openhcs_stream.transport import UnixLane
+from tests.stream.counting import calls_of
 from tests.stream.processes import stop
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     ViewerProcess = Callable[..., tuple[subprocess.Popen[str], str]]
 
 IMAGE = np.zeros((64, 64), np.uint16)
+#: So many go at once; then it is a flood.
+BEFORE = FLOOD_ITEMS + 1
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +65,11 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
 
 def behind(frozen: Any, **options: Any) -> Stream:
-    """A stream to a viewer that was stopped and has a few images to take."""
+    """A stream to a viewer that was stopped and has many images to take."""
     stream = openhcs_stream.connect(frozen.address, name=f"to {frozen.pid}", **options)
     stream.image(IMAGE, name="it", place={"z": 0}).wait()
     stop(frozen.pid)
-    for _ in range(4):
+    for _ in range(BEFORE):
         stream.image(IMAGE, name="it", place={"z": 0})
     stream.status()  # what waits for others goes
     return stream
@@ -84,6 +87,17 @@ def until(reached: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "it never came about"
 
 
+def test_a_few_go_at_once(frozen: Any, messages: Counter[int]) -> None:
+    with openhcs_stream.connect(frozen.address) as stream:
+        stream.image(IMAGE, name="it").wait()
+        stop(frozen.pid)
+        messages.clear()
+        for _ in range(20):
+            stream.image(IMAGE, name="it")
+        assert messages == {1: 20}
+        frozen.send_signal(signal.SIGCONT)
+
+
 def test_many_go_in_few_messages_and_in_their_order(frozen: Any, messages: Counter[int]) -> None:
     with behind(frozen) as stream:
         messages.clear()
@@ -98,11 +112,20 @@ def test_many_go_in_few_messages_and_in_their_order(frozen: Any, messages: Count
     assert sum(messages.values()) < 100
 
 
+def test_one_that_goes_with_others_takes_few_steps(frozen: Any) -> None:
+    with behind(frozen) as stream:
+        calls = [
+            calls_of(lambda: stream.image(IMAGE, name="it", place={"z": 0})) for _ in range(40)
+        ]
+        assert min(calls) <= 25
+        frozen.send_signal(signal.SIGCONT)
+
+
 def test_the_last_few_go_by_themselves(frozen: Any) -> None:
     with behind(frozen) as stream:
         for _ in range(3):
             stream.image(IMAGE, name="it", place={"z": 0})
-        until(lambda: sent(stream) == 1 + 4 + 3)
+        until(lambda: sent(stream) == 1 + BEFORE + 3)
         frozen.send_signal(signal.SIGCONT)
 
 
@@ -118,7 +141,7 @@ def test_a_large_image_takes_those_before_it_along(frozen: Any) -> None:
     with behind(frozen) as stream:
         stream.image(IMAGE, name="it", place={"z": 0})
         stream.image(large, name="it", place={"z": 0})
-        assert sent(stream) == 1 + 4 + 2
+        assert sent(stream) == 1 + BEFORE + 2
         frozen.send_signal(signal.SIGCONT)
         stream.flush()
         shown = stream.request("read", name="it", place={"z": 0})
@@ -132,7 +155,7 @@ def test_an_allocated_array_is_sent_at_once_and_can_not_be_written_to_any_more(
         array = stream.allocate((64, 64), np.uint16)
         stream.image(array, name="it", place={"z": 0})
         assert not array.flags.writeable
-        assert sent(stream) == 1 + 4 + 1
+        assert sent(stream) == 1 + BEFORE + 1
         frozen.send_signal(signal.SIGCONT)
 
 
@@ -150,4 +173,4 @@ def test_what_a_viewer_never_got_is_told(frozen: Any) -> None:
         with pytest.raises(ItemFailed) as caught:
             stream.flush()
         assert {receipt.state for receipt in receipts} <= {"failed"}
-        assert len(caught.value.failures) >= 4 + len(receipts)
+        assert len(caught.value.failures) >= BEFORE + len(receipts)

@@ -169,7 +169,7 @@ def test_a_file_that_is_shorter_than_was_told_fails_alone(
         os.truncate(path, stack.nbytes // 2)
         return file
 
-    monkeypatch.setattr(openhcs_stream.stream._sending, "open_image_file", cut)
+    monkeypatch.setattr(_files, "open_image_file", cut)
     with openhcs_stream.connect(served.address) as stream:
         with pytest.raises(ItemFailed, match="ends at byte"):
             stream.image_file(path, axes="ZYX").wait()
