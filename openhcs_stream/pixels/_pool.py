@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from openhcs_stream.errors import (
     ForkedStream,
@@ -36,12 +35,15 @@ from openhcs_stream.pixels._arena import (
     slot_capacity_within,
 )
 from openhcs_stream.pixels._dtypes import wire_dtype
+from openhcs_stream.pixels._filler import Filler
 from openhcs_stream.pixels._limits import memory_limit_nbytes
 from openhcs_stream.pixels._memory import PAGE_NBYTES, close_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from types import TracebackType
+
+    import numpy.typing as npt
 
 __all__ = ["PixelPool", "PoolStats", "form_of"]
 
@@ -59,8 +61,9 @@ _FIRST_ARENA_NBYTES: Final = _MIB
 _FIRST_ARENA_MAX_NBYTES: Final = 64 * _MIB
 #: ... and not more than this part of the quota, so that other sizes find room.
 _FIRST_ARENA_SHARE: Final = 8
-#: What a caller faults in beyond the slot that it needs at once; a fault costs about 2 us.
-_CALLER_RUN_NBYTES: Final = _MIB
+#: What a caller faults in at once, where the slot that it needs isn't larger; a fault costs about
+#: 2 us.
+_CALLER_RUN_NBYTES: Final = 256 << 10
 #: What the thread faults in between two looks at the pool's state.
 _FILLER_RUN_NBYTES: Final = 4 * _MIB
 
@@ -97,7 +100,7 @@ class PoolStats:
 class _SizeClass:
     """All slots of one size."""
 
-    __slots__ = ("capacity", "cold", "free", "low", "ready")
+    __slots__ = ("capacity", "cold", "free", "low", "ready", "wanted")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -109,6 +112,8 @@ class _SizeClass:
         self.ready = 0
         #: With fewer free slots than this the thread is woken.
         self.low = 0
+        #: Until so many are ready the thread goes on.
+        self.wanted = 0
 
     @property
     def spare(self) -> int:
@@ -199,6 +204,9 @@ class PixelPool:
         #: Slots whose loan was dropped. A finalizer may run inside our own critical section, so
         #: it only leaves the slot here (atomic, no lock) for the next call to find.
         self._dropped: deque[Slot] = deque()
+        #: Makes spare slots; None: there was no need yet.
+        self._helper: Filler | None = None
+        #: Its thread, while it works.
         self._filler: threading.Thread | None = None
         close_in_child(self)
 
@@ -244,6 +252,55 @@ class PixelPool:
         if not grow and nbytes <= self.chunk_limit:
             return self._acquire_ready(nbytes, capacity)
         return self._acquire_slowly(nbytes, capacity)
+
+    def made(self, nbytes: int) -> int:
+        """Return how many slots there are of the size for so many bytes, free or not."""
+        sizes = self._classes.get(slot_capacity(nbytes))
+        return 0 if sizes is None else sizes.ready
+
+    def spare(self, nbytes: int) -> int:
+        """Return how many slots of the size for so many bytes are free."""
+        sizes = self._classes.get(slot_capacity(nbytes))
+        return 0 if sizes is None else len(sizes.free)
+
+    def make_first(self, nbytes: int, *, now: int, soon: int, make_room: bool) -> bool:
+        """Make slots of a size of which there is none yet; nothing where there is one.
+
+        Parameters
+        ----------
+        nbytes : int
+            What they are for; at most `chunk_limit`.
+        now : int
+            So many are made at once, which takes the caller a while.
+        soon : int
+            So many in all are made in the thread.
+        make_room : bool
+            Whether other sizes give up what is idle where the quota is used up.
+
+        Returns
+        -------
+        bool
+            Whether some were made.
+
+        Raises
+        ------
+        OutOfSpace
+            The machine refuses.
+        StreamClosed, ForkedStream
+        """
+        capacity = slot_capacity(nbytes)
+        with self._usable():
+            sizes = self._classes.setdefault(capacity, _SizeClass(capacity))
+            if sizes.ready:
+                return False
+        if not self._make_first(sizes, max(now, 1), make_room=make_room):
+            return False
+        with self._usable():
+            if sizes.ready < soon:
+                sizes.wanted = soon
+                if self._filler is None:
+                    self._start_filler()
+        return True
 
     def publish(self, slot: Slot, holders: Collection[int]) -> int:
         """Give a slot to those who are told of it; its bytes stay as they are until all release it.
@@ -511,7 +568,7 @@ class PixelPool:
             return
         with self._lock:
             self._unusable = _closed
-            filler = self._filler
+            helper = self._helper
             for arena in self._arenas.values():
                 # Who still faults slots in closes the arena afterwards: a number of a closed
                 # descriptor may already be another file's.
@@ -525,8 +582,8 @@ class PixelPool:
             self._leases.clear()
             self._reserved_nbytes = 0
         # It may be the thread itself that closes, from `on_free`.
-        if filler is not None and filler is not threading.current_thread():
-            filler.join(timeout=10.0)
+        if helper is not None:
+            helper.end()
         self._notify()
 
     def __enter__(self) -> PixelPool:
@@ -667,6 +724,8 @@ class PixelPool:
             return False
         arena.ready += len(slots)
         sizes.ready += len(slots)
+        if sizes.ready >= sizes.wanted:
+            sizes.wanted = 0
         for slot in slots:
             slot.home = sizes.free
         # Below those that were in use: they may still be in the cache.
@@ -737,6 +796,25 @@ class PixelPool:
                 self._start_filler()
             return slot
 
+    def _make_first(self, sizes: _SizeClass, now: int, *, make_room: bool) -> bool:
+        """Fault in slots of a size that has none; whether there are some."""
+        while True:
+            with self._usable():
+                if sizes.ready >= now:
+                    return True
+                job = None
+                if sizes.cold or make_room or self._grow(sizes):
+                    job = self._find_run(sizes)
+                if job is None:
+                    return sizes.ready > 0
+            try:
+                self._fill(sizes, *job)
+            except OutOfSpace:
+                with self._usable():
+                    if sizes.ready:
+                        return True
+                raise
+
     def _take_or_borrow(self, sizes: _SizeClass) -> Slot | None:
         """Take a free slot, or where the quota is used up one of at most twice the size."""
         if sizes.free:
@@ -765,19 +843,18 @@ class PixelPool:
         self._notify()
 
     def _start_filler(self) -> None:
-        """Start the thread that keeps spare slots; in the lock."""
-        filler = threading.Thread(
-            target=self._fill_spare, name="openhcs-stream-pixels", daemon=True
-        )
-        try:
-            filler.start()
-        except RuntimeError:  # no more threads, or the interpreter is going down
-            _log.debug("no thread for spare slots could be started", exc_info=True)
-            return
-        self._filler = filler
+        """Have the thread make spare slots; in the lock."""
+        if self._helper is None:
+            try:
+                self._helper = Filler(self)
+            except RuntimeError:  # no more threads, or the interpreter is going down
+                _log.debug("no thread for spare slots could be started", exc_info=True)
+                return
+        self._filler = self._helper.thread
+        self._helper.wake()
 
-    def _fill_spare(self) -> None:
-        """Fault spare slots in until there are enough; the thread's body."""
+    def fill_spare(self) -> None:
+        """Fault spare slots in until there are enough; what the pool's own thread does."""
         try:
             while True:
                 with self._lock:
@@ -793,10 +870,11 @@ class PixelPool:
 
     def _spare_job(self) -> tuple[_SizeClass, Arena, range] | None:
         for sizes in self._classes.values():
+            free, is_wanted = len(sizes.free), sizes.ready < sizes.wanted
             # `low` is 0 where growing is impossible or was refused.
-            if not sizes.low or len(sizes.free) >= sizes.spare:
+            if not sizes.low or (free >= sizes.spare and not is_wanted):
                 continue
-            if not sizes.cold and len(sizes.free) < sizes.low:
+            if not sizes.cold and (free < sizes.low or is_wanted):
                 sizes.low = 0  # until growing has succeeded
                 self._grow(sizes)
             run = self._next_run(sizes, _FILLER_RUN_NBYTES)

@@ -55,26 +55,32 @@ class Latest:
         self._free(gone)
         return gone
 
-    def give_way(self, nbytes: int) -> tuple[Slot | None, list[Outgoing]]:
-        """There is no memory: take the items out that wait longest until one has enough.
+    def give_way(self, item: Outgoing) -> tuple[Slot | None, list[Outgoing]]:
+        """There is no memory for an item: take one out whose memory is enough.
+
+        The one that waits for the same place, or else the one that waits longest.
 
         Returns
         -------
         slot, gone
-            The memory, if one had enough; and the items that were taken out.
+            The memory, if one had enough; and the item that was taken out, if any.
         """
-        gone: list[Outgoing] = []
-        while self._waiting:
-            item = self._waiting.popitem(last=False)[1]
-            gone.append(item)
-            slot = item.slot
-            if slot is not None and slot.loan is None and nbytes <= slot.capacity:
-                item.slot = None
-                slot.nbytes = nbytes
-                self._free(gone)
-                return slot, gone
-        self._free(gone)
-        return None, gone
+        own = (item.layer, item.place)
+        for key in (own, *self._waiting):
+            other = self._waiting.get(key)
+            slot = None if other is None else other.slot
+            if (
+                other is None
+                or slot is None
+                or slot.loan is not None
+                or item.nbytes > slot.capacity
+            ):
+                continue
+            del self._waiting[key]
+            other.slot = None
+            slot.nbytes = item.nbytes
+            return slot, [other]
+        return None, []
 
     def take(self) -> Outgoing:
         """Take the item that waits longest."""
@@ -86,9 +92,9 @@ class Latest:
         self._waiting.clear()
         return items
 
-    def next_nbytes(self) -> int:
-        """Bytes of the item that waits longest."""
-        return next(iter(self._waiting.values())).nbytes
+    def next(self) -> Outgoing:
+        """The item that waits longest; it goes on waiting."""
+        return next(iter(self._waiting.values()))
 
     def _free(self, gone: list[Outgoing]) -> None:
         for item in gone:

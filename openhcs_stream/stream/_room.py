@@ -11,8 +11,12 @@ latest   lets the new item wait, in place of an older one that still waits for t
 sample   lets all but every n-th item go, from three quarters full on, and all when it is full
 ======== =========================================================================================
 
-Under the last three nobody waits: whether there is room is seen at once, and memory that is not
-there already is made in another thread, once as much is on its way as a quick viewer ever needs.
+Under the last three nobody waits: whether there is room is seen at once, and memory is made in
+another thread, ahead of the need. Only the first item of a size has the caller make some, and small
+items the little that they need. Where a later one finds none ready, an item that waits gives it its
+own ("latest": the one of the same place, or else the one that waits longest, of those that have
+enough); and if there is none, the new item goes. That is rare: the last memory of a size is with an
+item that waits.
 """
 
 from __future__ import annotations
@@ -50,9 +54,12 @@ NEARLY_FULL: Final = 0.75
 CALM: Final = 0.5
 #: Seconds between two warnings of a kind.
 WARN_EVERY_S: Final = 60.0
-#: Up to here a send that never waits may still have memory made for it; and up to so many bytes it
-#: always may, which takes a tenth of a millisecond.
+#: Up to here the first item of a size has memory made for those that may soon follow, too, ...
 GROW_UP_TO: Final = 0.25
+#: ... at once for so many bytes, or items, whatever is more, and soon for all of the window.
+FIRST_NBYTES: Final = 8 << 20
+FIRST_ITEMS: Final = 4
+#: Memory for so many bytes may always be made by a send: it takes a tenth of a millisecond.
 GROW_NBYTES: Final = 256 << 10
 
 
@@ -194,7 +201,7 @@ class Room:
             return self._take_for_latest(item)
         slot = None
         if self.admits(item):
-            slot = self._pool.acquire(nbytes, grow=self._may_grow(nbytes))
+            slot = self._take_ready(nbytes)
             if slot is None:
                 self._books.dropped([item.receipt], "full")
         return slot
@@ -245,7 +252,9 @@ class Room:
         slots: list[Slot] = []
         if not self.has_room(item.nbytes):
             self._group.pump(0.0)
-        grow = self.fill < GROW_UP_TO
+        grow = self.fill < GROW_UP_TO and any(
+            self._pool.made(nbytes) < sizes.count(nbytes) for nbytes in set(sizes)
+        )
         if self.has_room(item.nbytes):
             for nbytes in sizes:
                 slot = self._pool.acquire(nbytes, grow=grow)
@@ -363,7 +372,7 @@ class Room:
         try:
             while True:
                 with lock:
-                    if not latest or not self.has_room(latest.next_nbytes()):
+                    if not latest or not self._may_go(latest.next()):
                         break
                     item = latest.take()
                 self._books.tell([item])
@@ -386,24 +395,52 @@ class Room:
         nbytes = item.nbytes
         if not self._group.taking_links():
             raise self._group.nobody()
-        if self.goes_now(item):
-            slot = self._pool.acquire(nbytes, grow=self._may_grow(nbytes))
-        else:
+        if not self.goes_now(item):
             self._group.pump(0.0)
-            slot = self._pool.acquire(nbytes, grow=nbytes <= GROW_NBYTES)
+        slot = self._take_ready(nbytes)
         if slot is None:
             with self._group.lock:
-                slot, gone = self._latest.give_way(nbytes)
+                slot, gone = self._latest.give_way(item)
             self._books.dropped([each.receipt for each in gone], "replaced")
-        if slot is None:
-            slot = self._pool.acquire(nbytes)  # the newest is worth the time
         if slot is None:
             self._notice()
             self._books.dropped([item.receipt], "full")
         return slot
 
-    def _may_grow(self, nbytes: int) -> bool:
-        return nbytes <= GROW_NBYTES or self.fill < GROW_UP_TO
+    def _may_go(self, item: Outgoing) -> bool:
+        """Whether an item that waits may be told of now.
+
+        The last memory of a size stays with it until more is ready, or a viewer has taken what
+        is on its way: so there is some for a newer item, which nobody has to make.
+        """
+        nbytes, slot = item.nbytes, item.slot
+        return self.has_room(nbytes) and (
+            nbytes <= GROW_NBYTES
+            or len(self._latest) > 1
+            or not self._books.unreceived
+            or (slot is not None and slot.loan is not None)
+            or self._pool.spare(nbytes) > 0
+        )
+
+    def _take_ready(self, nbytes: int) -> Slot | None:
+        """Take memory that is there, or is made in no time; the first of a size has some made."""
+        pool = self._pool
+        slot = pool.acquire(nbytes, grow=nbytes <= GROW_NBYTES)
+        if slot is not None:
+            return slot
+        if not pool.made(nbytes):
+            is_calm = self.fill < GROW_UP_TO
+            window = self._window_nbytes // nbytes
+            pool.make_first(
+                nbytes,
+                now=min(window, max(FIRST_ITEMS, FIRST_NBYTES // nbytes)) if is_calm else 1,
+                soon=min(max(window, 2) + 2, pool.quota_nbytes // 4 // nbytes),
+                make_room=is_calm,
+            )
+        else:
+            # What was reported and not read yet may have freed some.
+            self._group.pump(0.0)
+        return pool.acquire(nbytes, grow=False)
 
     def _let_wait(self, items: Sequence[Outgoing]) -> None:
         gone: list[Outgoing] = []

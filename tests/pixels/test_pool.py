@@ -9,6 +9,7 @@ import queue
 import resource
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
 
 
 def idle(pool: PixelPool) -> bool:
-    """Whether the pool's thread has ended."""
+    """Whether the pool's thread has nothing to do."""
     return pool._filler is None
 
 
@@ -514,7 +515,58 @@ def test_where_the_quota_is_used_up_a_larger_slot_serves(pool: PixelPool) -> Non
 def test_spare_slots_are_made_in_a_thread(pool: PixelPool) -> None:
     take(pool, MIB)
     wait_until(lambda: idle(pool) and pool.stats().free_slots >= 2)
+    # It rests, and is woken the next time: to start one takes long on a busy machine.
+    (thread,) = [t for t in threading.enumerate() if t.name == "openhcs-stream-pixels"]
+    all_of(pool, MIB)
+    wait_until(lambda: idle(pool))
+    assert thread.is_alive()
+    assert [t for t in threading.enumerate() if t.name == "openhcs-stream-pixels"] == [thread]
+    pool.close()
+    assert not thread.is_alive()
+
+
+def test_the_thread_ends_with_a_pool_that_is_forgotten() -> None:
+    pool = PixelPool(quota_nbytes=16 * MIB)
+    take(pool, MIB)
+    wait_until(partial(idle, pool))
+    del pool
+    gc.collect()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name == "openhcs-stream-pixels"])
+
+
+def test_the_first_slots_of_a_size_are_made_ahead(pool: PixelPool) -> None:
+    assert pool.made(MIB) == 0
+    assert pool.make_first(MIB, now=2, soon=7, make_room=False)
+    assert pool.made(MIB) >= 2
+    wait_until(lambda: idle(pool))
+    assert pool.made(MIB) >= 7
+    assert pool.stats().free_slots == pool.made(MIB)
+    assert not pool.make_first(MIB, now=20, soon=20, make_room=True)
+    assert pool.made(MIB) < 20
+
+
+def test_first_slots_and_the_quota() -> None:
+    with PixelPool(quota_nbytes=16 * MIB) as pool:
+        slots = all_of(pool, MIB)
+        assert not pool.make_first(4 * MIB, now=1, soon=2, make_room=True)
+        for slot in slots:
+            pool.cancel(slot)
+        assert not pool.make_first(4 * MIB, now=1, soon=2, make_room=False)
+        assert pool.make_first(4 * MIB, now=1, soon=2, make_room=True)
+        assert pool.stats().reserved_nbytes <= 16 * MIB
+
+
+def test_no_memory_for_the_first_slots(pool: PixelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, offset: int, nbytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if not pool.shared:
+        pytest.skip("private memory is not asked for")
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(OutOfSpace):
+        pool.make_first(MIB, now=2, soon=2, make_room=True)
+    monkeypatch.undo()
+    assert pool.make_first(MIB, now=2, soon=2, make_room=True)
 
 
 def test_the_thread_stops_where_nothing_more_fits() -> None:
