@@ -234,6 +234,11 @@ class Link:
             self.flush_outbox()
             self._tell_drops(now)
 
+    def glance(self, lock: threading.RLock) -> None:
+        """Take in what waits on the side lane; its end is for `work` to see."""
+        if self.data is not self.control:
+            self._read(self.data, lock)
+
     def _read(self, lane: Lane, lock: threading.RLock) -> bool:
         """Take in what waits on a lane; whether it has ended."""
         try:

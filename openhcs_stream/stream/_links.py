@@ -161,6 +161,17 @@ class LinkGroup:
                 left = deadline - time.monotonic()
                 self._poll_and_give(0.0 if reached is not None and reached() else max(0.0, left))
 
+    def glance(self) -> None:
+        """Take in what viewers on this host report, if nobody else does: the least of `pump`."""
+        with Uninterrupted():
+            if self._lead.take_now():
+                try:
+                    for link in self.links:
+                        if link.shares_memory and link.is_open:
+                            self._tend(link, lambda link=link: link.glance(self.lock))  # type: ignore[misc]
+                finally:
+                    self._lead.give()
+
     def _poll_and_give(self, timeout_s: float) -> None:
         try:
             self._poll(timeout_s)

@@ -49,6 +49,9 @@ WHEN_FULL: Final = ("block", "drop", "latest", "sample")
 #: what was just written should still lie in the processor's cache when the viewer reads it.
 WINDOW_ITEMS: Final = 256
 WINDOW_NBYTES: Final = 32 << 20
+#: Before an item as large as that goes it is seen which memory is free again: what was used last is
+#: still in the processor's cache, and a copy to there takes two thirds of one to other memory.
+GLANCE_NBYTES: Final = 1 << 20
 #: From here on "sample" samples, and a warning is due; the next one when it was half empty again.
 NEARLY_FULL: Final = 0.75
 CALM: Final = 0.5
@@ -191,6 +194,8 @@ class Room:
         """
         nbytes, policy = item.nbytes, self.policy
         if policy == "block":
+            if nbytes >= GLANCE_NBYTES and self._books.unreceived:
+                self._group.glance()
             if self.has_room(nbytes):
                 slot = self._pool.acquire(nbytes)
                 if slot is not None:

@@ -56,6 +56,9 @@ __all__ = ["Stream"]
 
 logger = logging.getLogger(__name__)
 
+#: Bytes of a batch that are worth a message of their own: more would not save anything, and would
+#: keep the viewer waiting.
+BATCH_NBYTES = 4 << 20
 #: Longest that the interpreter's end waits for a stream that was not closed.
 EXIT_TIMEOUT_S = 2.0
 
@@ -174,20 +177,18 @@ class Stream(Sending, Feedback):
     def batch(self) -> Iterator[None]:
         """Send what the block sends as one message: fewer bytes and wake-ups for small items.
 
-        Everything in a batch is checked and copied when it is sent, and told to the viewer when
-        the block ends. If the block raises, nothing of it is sent. A batch that is larger than
-        the memory on its way may be goes in several messages.
+        Everything in a batch is checked and copied at once, and told to the viewer when the block
+        ends; of a batch of more than 4 MiB each 4 MiB as soon as they are there. If the block
+        raises, what was not told yet is not sent.
         """
         self._check()
         if getattr(self._batch, "items", None) is not None:
             raise InvalidItem("a batch is open on this thread.", cure="End it first.")
-        self._batch.items = []
+        self._batch.items, self._batch.nbytes = [], 0
         try:
             yield
             self._check()  # the block may have forked, and this be the child
-            items, self._batch.items = self._batch.items, None
-            if items:
-                self._room.go(items)
+            self._send_batch()
         except BaseException:
             for each in self._batch.items or ():
                 if os.getpid() == self._pid:
@@ -196,6 +197,11 @@ class Stream(Sending, Feedback):
             raise
         finally:
             self._batch.items = None
+
+    def _send_batch(self) -> None:
+        items, self._batch.items, self._batch.nbytes = self._batch.items, [], 0
+        if items:
+            self._room.go(items)
 
     # --- waiting, asking ----------------------------------------------------------------------
 
@@ -363,6 +369,9 @@ class Stream(Sending, Feedback):
                 self._room.go([item])
             else:
                 batch.append(item)
+                self._batch.nbytes += nbytes
+                if self._batch.nbytes >= BATCH_NBYTES:
+                    self._send_batch()
         except BaseException:
             # Also Ctrl-C in the middle: what nobody was told of must not stay in use.
             if item.seq < 0 and not self._room.keeps(item):
