@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -63,6 +64,8 @@ BATCH_NBYTES = 4 << 20
 EXIT_TIMEOUT_S = 2.0
 
 _live: weakref.WeakSet[Stream] = weakref.WeakSet()
+#: The process in whose `multiprocessing` it stands that they are to be closed.
+_closes_at_end_of = 0
 
 
 class Stream(Sending, Feedback):
@@ -133,6 +136,7 @@ class Stream(Sending, Feedback):
             self._abandon()
             raise
         _live.add(self)
+        _close_at_end_of_child()
         self._thread = threading.Thread(
             target=_look_after, args=(weakref.ref(self),), name="openhcs-stream", daemon=True
         )
@@ -531,6 +535,15 @@ def _close_all() -> None:
         stream.close(timeout_s=EXIT_TIMEOUT_S)
 
 
+def _close_at_end_of_child() -> None:
+    """`multiprocessing`'s forked children end without a word to `atexit`, up to Python 3.12."""
+    global _closes_at_end_of
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _closes_at_end_of != os.getpid():
+        _closes_at_end_of = os.getpid()
+        util.Finalize(None, _close_all, exitpriority=0)
+
+
 def _after_fork_in_child() -> None:
     """A child must not hold its parent's lanes: the viewer sees the parent's death by their end."""
     for stream in list(_live):
@@ -580,6 +593,4 @@ def _user() -> str:
 
 
 def _program() -> str:
-    import sys
-
     return os.path.basename(sys.argv[0] or "python") or "python"

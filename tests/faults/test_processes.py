@@ -108,6 +108,13 @@ def test_pool_by_fork_beside_the_parents_stream(
     assert sorted(planes(receiver, "pool")) == [(z,) for z in range(12)]
 
 
+def test_a_forked_worker_that_closes_nothing(
+    run: Callable[..., Any], receiver: RunningReceiver[MemoryViewer]
+) -> None:
+    assert run("fork_that_closes_nothing") == [0]
+    wait_for(lambda: len(planes(receiver, "left")) == 300)
+
+
 # --- other processes ------------------------------------------------------------------------------
 
 

@@ -265,6 +265,20 @@ def fork_pool(address: str) -> None:
     say(sorted(set(states)))
 
 
+def fork_that_closes_nothing(address: str) -> None:
+    """Its last images are still gathered when the child's work is done."""
+    child = multiprocessing.get_context("fork").Process(target=send_many, args=(address,))
+    child.start()
+    child.join()
+    say(child.exitcode)
+
+
+def send_many(address: str) -> None:
+    globals()["kept"] = stream = connect(address)
+    for number in range(300):
+        stream.image(IMAGE, name="left", place={"z": number})
+
+
 # --- other processes ------------------------------------------------------------------------------
 
 
