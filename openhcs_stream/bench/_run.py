@@ -180,6 +180,10 @@ def _case(
         if case.bare:
             count = max(4, case.bare // part)
             paths.append(("bare", lambda: bare.run(count), count))
+            if case.batch == 1:
+                other = BareCopy(images)
+                stack.callback(other.close)
+                paths.append(("bare, two at once", lambda: bare.run_beside(other, count), count))
         copies = max(2 * case.batch, case.copy // part)
         paths.append(
             ("copy", lambda: _copies(streams["touch"], images, copies, case.batch, 1), copies)

@@ -112,6 +112,9 @@ class Books:
             self.tell(items)
             return True
         with self._group.lock:
+            for item in items:
+                if item.lent is not None:
+                    item.lent.setflags(write=False)
             before, nbytes = self._gathered
             together = (*before, *items)
             # In one step, for an interrupt may come between any two.
@@ -166,6 +169,8 @@ class Books:
                 slot, item.slot = item.slot, None
                 if slot is not None:
                     pool.cancel(slot)
+                if item.lent is not None:
+                    item.lent.setflags(write=True)
                 item.receipt.mark_failed("", error.what)
             raise error
         holders = [link.number for link in links]
@@ -177,6 +182,7 @@ class Books:
             seq = item.seq = next(self._seq)
             if item.slot is not None:
                 item.lease = pool.publish(item.slot, holders)
+                item.lent = None
             item.receipt.mark_sent(len(links), mask)
             self.open[seq] = item
         for link in links:
@@ -312,6 +318,4 @@ def _nbytes_of(items: Iterable[Outgoing]) -> int:
 
 
 def _is_small(item: Outgoing) -> bool:
-    slot = item.slot
-    # As long as it is not told, the caller could still write to an array that was lent.
-    return item.nbytes <= GATHER_NBYTES and (slot is None or slot.loan is None)
+    return item.nbytes <= GATHER_NBYTES

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from openhcs_stream.messages import CHUNK_NBYTES, Item, Part
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.pixels import Slot
     from openhcs_stream.stream._files import ImageFile
@@ -28,6 +30,8 @@ class Outgoing:
         For which the viewers hold the slot.
     first_nbytes : int
         How much of it lies there; an item that is larger than a slot goes in parts.
+    lent : ndarray or None
+        The array that `slot` was lent to, until the item is told: dropped, it would give it back.
     file : ImageFile or None
         Where its pixels stay, if they do; `nbytes` is 0 then.
     """
@@ -39,6 +43,7 @@ class Outgoing:
         "info",
         "layer",
         "lease",
+        "lent",
         "nbytes",
         "place",
         "receipt",
@@ -67,6 +72,7 @@ class Outgoing:
         self.seq = -1
         self.lease = 0
         self.slot: Slot | None = None
+        self.lent: npt.NDArray[Any] | None = None
         self.file: ImageFile | None = None
 
 

@@ -49,6 +49,7 @@ WHEN_FULL: Final = ("block", "drop", "latest", "sample")
 #: what was just written should still lie in the processor's cache when the viewer reads it.
 WINDOW_ITEMS: Final = 256
 WINDOW_NBYTES: Final = 32 << 20
+LOAN_WINDOW_NBYTES: Final = 128 << 20
 #: Before an item as large as that goes it is seen which memory is free again: what was used last is
 #: still in the processor's cache, and a copy to there takes two thirds of one to other memory.
 GLANCE_NBYTES: Final = 1 << 20
@@ -144,15 +145,18 @@ class Room:
         """Whether this item waits, and will go out or be let go."""
         return self._books.has_gathered(item) or self._latest.has(item)
 
-    def has_room(self, nbytes: int, items: int = WINDOW_ITEMS) -> bool:
-        """Whether another item of so many bytes may go out, beside fewer than `items` others.
+    def has_room(self, nbytes: int) -> bool:
+        """Whether another item of so many bytes may go out.
 
         Two may always be on their way, however large: the next is written while one is read.
         """
+        return self._has_room(nbytes, WINDOW_ITEMS, max(self._window_nbytes, 2 * nbytes))
+
+    def _has_room(self, nbytes: int, items: int, most_nbytes: int) -> bool:
         books = self._books
         return (
             books.unreceived < items
-            and books.unreceived_nbytes + nbytes <= max(self._window_nbytes, 2 * nbytes)
+            and books.unreceived_nbytes + nbytes <= most_nbytes
             and len(books.open) < MAX_OUTSTANDING
         )
 
@@ -274,7 +278,7 @@ class Room:
         self._books.dropped([item.receipt], "full")
         return []
 
-    def wait(self, take: Callable[[], Any], nbytes: int) -> Any:
+    def wait(self, take: Callable[[], Any], nbytes: int, *, is_loan: bool = False) -> Any:
         """Take memory as soon as there is some.
 
         Parameters
@@ -283,6 +287,8 @@ class Room:
             Gives None where there is none now.
         nbytes : int
             What counts against the window; 0: nothing.
+        is_loan : bool
+            It is for the caller to write to: more may be on its way, as nothing is copied.
 
         Raises
         ------
@@ -292,7 +298,6 @@ class Room:
             There is no viewer.
         """
         group, books = self._group, self._books
-        books.tell_gathered()
         limit = self._timeout_s
         if self._stuck is not None:
             group.pump(0.0)
@@ -302,16 +307,19 @@ class Room:
         deadline = time.monotonic() + limit
         # Once full, it waits until there is room for many: to go on at the first free place would
         # cost both sides a wake-up for each item.
-        most = WINDOW_ITEMS
+        items, most_nbytes = WINDOW_ITEMS, max(self._window_nbytes, 2 * nbytes)
+        if is_loan:
+            most_nbytes = max(min(LOAN_WINDOW_NBYTES, self._pool.quota_nbytes // 2), 4 * nbytes)
         while True:
-            if not nbytes or self.has_room(nbytes, most):
+            if not nbytes or self._has_room(nbytes, items, most_nbytes):
                 taken = take()
                 if taken is not None:
                     return taken
-            else:
-                most = WINDOW_ITEMS // 2
+            elif items == WINDOW_ITEMS:
+                items, most_nbytes = items // 2, max(most_nbytes // 2, 2 * nbytes)
             if not group.taking_links():
                 raise group.nobody()
+            books.tell_gathered()
             self._notice()
             left = deadline - time.monotonic()
             if left <= 0:

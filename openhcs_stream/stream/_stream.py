@@ -171,7 +171,7 @@ class Stream(Sending, Feedback):
             )
         if self._room.policy == "block":
             lent: npt.NDArray[Any] = self._room.wait(
-                lambda: self._pool.allocate(shape, dtype), nbytes
+                lambda: self._pool.allocate(shape, dtype), nbytes, is_loan=True
             )
             return lent
         found = self._pool.allocate(shape, dtype)
@@ -390,7 +390,7 @@ class Stream(Sending, Feedback):
         if lent is not None and (room.policy != "latest" or room.goes_now(item)):
             if not room.admits(item):
                 return False
-            item.slot = lent
+            item.slot, item.lent = lent, array
             return True
         if batch and room.policy == "block":
             item.slot = pool.acquire(item.nbytes)

@@ -148,15 +148,22 @@ def test_a_large_image_takes_those_before_it_along(frozen: Any) -> None:
         assert tuple(shown["shape"]) == large.shape
 
 
-def test_an_allocated_array_is_sent_at_once_and_can_not_be_written_to_any_more(
-    frozen: Any,
-) -> None:
+def test_an_allocated_array_can_not_be_written_to_while_it_waits_for_others(frozen: Any) -> None:
+    """And lives, though nobody has it any more: its memory is not lent again before it is sent."""
     with behind(frozen) as stream:
         array = stream.allocate((64, 64), np.uint16)
-        stream.image(array, name="it", place={"z": 0})
+        array[:] = 7
+        stream.image(array, name="it", place={"z": 1})
         assert not array.flags.writeable
-        assert sent(stream) == 1 + BEFORE + 1
+        del array
+        for _ in range(3):
+            another = stream.allocate((64, 64), np.uint16)
+            another[:] = 8
+            del another
         frozen.send_signal(signal.SIGCONT)
+        stream.flush()
+        shown = stream.request("read", name="it", place={"z": 1})["data"]
+        assert set(np.frombuffer(shown, np.uint16).tolist()) == {7}
 
 
 def test_what_a_viewer_never_got_is_told(frozen: Any) -> None:
