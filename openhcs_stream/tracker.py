@@ -21,8 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -57,8 +56,7 @@ STUCK_AFTER_S = 30.0
 REMEMBERED = 256
 
 
-@dataclass(frozen=True)
-class QueueStatus:
+class QueueStatus(NamedTuple):
     """One queue at one moment."""
 
     stream: str
@@ -79,8 +77,7 @@ class QueueStatus:
     closed: bool
 
 
-@dataclass(frozen=True)
-class QueueEvent:
+class QueueEvent(NamedTuple):
     """Items of one queue that changed to `state` together; or the queue as a whole did."""
 
     stream: str
@@ -345,7 +342,7 @@ def snapshot() -> dict[str, Any]:
         "pid": os.getpid(),
         "program": os.path.basename(sys.argv[0] or "python"),
         "time_s": time.time(),
-        "queues": [asdict(status) | {"stuck": list(status.stuck)} for status in _registry.status()],
+        "queues": [each._asdict() | {"stuck": list(each.stuck)} for each in _registry.status()],
     }
 
 

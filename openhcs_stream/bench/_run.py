@@ -53,6 +53,8 @@ DEMANDS: Final[dict[str, float]] = {
 #: Places that the images of a viewer that keeps them go to, over and over.
 _KEPT_PLACES = 4
 _WORKERS = 4
+#: More than a stream has on its way.
+_WARM_NBYTES = 128 << 20
 
 
 class Case(NamedTuple):
@@ -351,6 +353,10 @@ def _faults(nbytes: int, count: int, rounds: int, touch: Child) -> Figure:
     images = sources(nbytes)
     values = []
     with _stream(touch) as stream:
+        # Every piece of memory is used once: the first use of each is no steady state.
+        shape, most = images[0].shape, max(2, _WARM_NBYTES // nbytes)
+        for array in [stream.allocate(shape, np.uint16) for _ in range(most)]:
+            stream.image(array, name="raw", place=PLACE)
         _copies(stream, images, 2 * count, 1, 1)
         for _ in range(max(3, rounds // 2)):
             before = _own_faults() + touch.minor_faults()

@@ -9,8 +9,7 @@ import operator
 import threading
 import weakref
 from collections import Counter, deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -68,8 +67,7 @@ _CALLER_RUN_NBYTES: Final = 256 << 10
 _FILLER_RUN_NBYTES: Final = 4 * _MIB
 
 
-@dataclass(frozen=True)
-class PoolStats:
+class PoolStats(NamedTuple):
     """How full a pool is.
 
     Attributes
