@@ -114,7 +114,7 @@ class Books:
         with self._group.lock:
             for item in items:
                 if item.lent is not None:
-                    item.lent.setflags(write=False)
+                    _protect(item)
             before, nbytes = self._gathered
             together = (*before, *items)
             # In one step, for an interrupt may come between any two.
@@ -155,6 +155,8 @@ class Books:
                     self._tell((*before, *items), in_parts=in_parts)
             except StreamError as error:
                 self._count((*before, *items), -1)
+                for item in (*before, *items):
+                    self._let_go(item, error.what)
                 for item in before:  # their calls returned before this was known
                     self._note_failure(item.receipt.name, error.what)
                 raise
@@ -164,15 +166,7 @@ class Books:
         group, pool = self._group, self._pool
         links = group.taking_links()
         if not links:
-            error = group.nobody()
-            for item in items:
-                slot, item.slot = item.slot, None
-                if slot is not None:
-                    pool.cancel(slot)
-                if item.lent is not None:
-                    item.lent.setflags(write=True)
-                item.receipt.mark_failed("", error.what)
-            raise error
+            raise group.nobody()
         holders = [link.number for link in links]
         mask = sum([link.mask for link in links])
         for arena in pool.retired():
@@ -303,6 +297,13 @@ class Books:
         self._unreceived += sign * len(items)
         self._unreceived_nbytes += sign * _nbytes_of(items)
 
+    def _let_go(self, item: Outgoing, reason: str) -> None:
+        """Nobody is told of an item."""
+        slot, item.slot = item.slot, None
+        if slot is not None:
+            self._pool.cancel(slot)
+        item.receipt.mark_failed("", reason)
+
     def _note_failure(self, name: str, reason: str) -> None:
         self._failed_count += 1
         if len(self._failures) < NAMED_FAILURES:
@@ -315,6 +316,14 @@ class Books:
 
 def _nbytes_of(items: Iterable[Outgoing]) -> int:
     return sum([item.nbytes for item in items])
+
+
+def _protect(item: Outgoing) -> None:
+    """Let an array that was lent not be written to any more, as the pool does when it is told."""
+    loan = item.slot.loan if item.slot is not None else None
+    array = loan() if loan is not None else None
+    if array is not None:
+        array.setflags(write=False)
 
 
 def _is_small(item: Outgoing) -> bool:

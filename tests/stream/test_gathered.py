@@ -12,7 +12,7 @@ import pytest
 
 import openhcs_stream
 from openhcs_stream import tracker
-from openhcs_stream.errors import ItemFailed, StreamError
+from openhcs_stream.errors import ItemFailed, StreamError, ViewerLost
 from openhcs_stream.messages import Items, decode
 from openhcs_stream.stream._books import FLOOD_ITEMS, GATHER_ITEMS
 from openhcs_stream.transport import UnixLane
@@ -164,6 +164,21 @@ def test_an_allocated_array_can_not_be_written_to_while_it_waits_for_others(froz
         stream.flush()
         shown = stream.request("read", name="it", place={"z": 1})["data"]
         assert set(np.frombuffer(shown, np.uint16).tolist()) == {7}
+
+
+def test_an_allocated_array_that_no_viewer_gets_is_the_callers_again(frozen: Any) -> None:
+    """Also where a read-only view of it was sent."""
+    with openhcs_stream.connect(frozen.address, reconnect_s=0) as stream:
+        stream.image(IMAGE, name="it").wait()
+        frozen.kill()
+        frozen.wait()
+        until(lambda: not stream.viewers)
+        array = stream.allocate((64, 64), np.uint16)
+        view = array[:]
+        view.setflags(write=False)
+        with pytest.raises(ViewerLost):
+            stream.image(view, name="it")
+        array[:] = 1
 
 
 def test_what_a_viewer_never_got_is_told(frozen: Any) -> None:
