@@ -15,11 +15,13 @@ import pytest
 import openhcs_stream
 from openhcs_stream.errors import ItemFailed, ViewerLost
 from openhcs_stream.tracker import registry
+from openhcs_stream.viewer import MemoryViewer
 from tests.stream.processes import stop
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from pathlib import Path
 
     from openhcs_stream.tracker import QueueEvent
     from tests.stream.conftest import Served
@@ -295,3 +297,44 @@ def test_what_waited_under_latest_says_which_viewer_it_waited_for(
     assert any("was not back within" in why for why in reasons)
     assert all("memory" in why and not why.startswith(":") for why in reasons)
     stream.close()
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reads files", "reads none"])
+def test_an_image_in_a_file_is_shown_by_the_viewer_that_is_back(
+    viewer_process: ViewerProcess,
+    serve_here: Callable[..., Served],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reads: bool,
+) -> None:
+    """The open file is handed over once more; or the item says why that can't be."""
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.random.default_rng(1).integers(0, 65536, (3, 300, 200), np.uint16)
+    tifffile.imwrite(
+        tmp_path / "stack.tif", stack, photometric="minisblack", metadata={"axes": "ZYX"}
+    )
+    process, _ = viewer_process()
+    with openhcs_stream.connect("memory", launch=False, reconnect_s=30) as stream:
+        stream.image(IMAGE, name="it").wait()
+        stop(process.pid)
+        receipt = stream.image_file(tmp_path / "stack.tif", name="there")
+        (tmp_path / "stack.tif").unlink()  # it is open
+        process.kill()
+        process.wait()
+        wait_for(lambda: stream.awaited)
+        monkeypatch.setattr(MemoryViewer, "reads_files", reads)
+        served = serve_here()
+        wait_for(lambda: receipt.state in ("displayed", "failed"))
+        if not reads:
+            assert receipt.state == "failed"
+            assert "can't read" in receipt.reason
+            with pytest.raises(ItemFailed):
+                stream.flush()
+            assert stream.image(IMAGE, name="it").wait().state == "displayed"
+            return
+        ((_, layer),) = served.viewer.layers.items()
+        assert {key: np.asarray(plane).tolist() for key, plane in layer.stack.planes.items()} == {
+            (z,): stack[z].tolist() for z in range(3)
+        }
+        del layer
+        assert stream.request("clear") == 1  # its file is closed
