@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from openhcs_stream import bench
+
+    # That queues get full is what it is for.
+    logging.getLogger("openhcs_stream.stream").setLevel(logging.ERROR)
 
     def tell(what: str) -> None:
         if not arguments.json:

@@ -17,8 +17,9 @@ from openhcs_stream.later import import_later
 from openhcs_stream.pixels._arena import HELD, MAX_ARENA_NBYTES, Arena, Slot
 from openhcs_stream.pixels._dtypes import numpy_dtype, wire_dtype
 from openhcs_stream.pixels._limits import memory_left_nbytes, memory_limit_nbytes
+from openhcs_stream.pixels._loan import form_of
 from openhcs_stream.pixels._memory import give_back_free_memory
-from openhcs_stream.pixels._pool import PixelPool, PoolStats, form_of
+from openhcs_stream.pixels._pool import PixelPool, PoolStats
 
 if TYPE_CHECKING:
     from openhcs_stream.pixels._mapping import MappedArenas

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import operator
 import threading
 import weakref
 from collections import Counter, deque
@@ -33,10 +31,11 @@ from openhcs_stream.pixels._arena import (
     slot_capacity,
     slot_capacity_within,
 )
-from openhcs_stream.pixels._dtypes import wire_dtype
 from openhcs_stream.pixels._filler import Filler
 from openhcs_stream.pixels._limits import memory_limit_nbytes
+from openhcs_stream.pixels._loan import Loan, form_of, no_shape
 from openhcs_stream.pixels._memory import PAGE_NBYTES, close_in_child
+from openhcs_stream.pixels._size_class import SizeClass, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["PixelPool", "PoolStats", "form_of"]
+__all__ = ["PixelPool", "PoolStats"]
 
 _log = logging.getLogger(__name__)
 
@@ -93,51 +92,6 @@ class PoolStats(NamedTuple):
     free_slots: int
     leases: int
     loans: int
-
-
-class _SizeClass:
-    """All slots of one size."""
-
-    __slots__ = ("capacity", "cold", "free", "low", "ready", "wanted")
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        #: Last in, first out: the slot that was freed last is still in the processor's cache.
-        self.free: list[Slot] = []
-        #: Arenas with slots that are not faulted in.
-        self.cold: list[Arena] = []
-        #: Slots that are faulted in, free or not.
-        self.ready = 0
-        #: With fewer free slots than this the thread is woken.
-        self.low = 0
-        #: Until so many are ready the thread goes on.
-        self.wanted = 0
-
-    @property
-    def spare(self) -> int:
-        """How many free slots the thread leaves behind."""
-        return max(self.ready // 2, 2)
-
-
-class _Loan:
-    """Owner of an allocated array's memory; numpy keeps it alive as the base of all views."""
-
-    __slots__ = ("__array_interface__", "_dropped", "slot")
-
-    def __init__(
-        self, slot: Slot, dropped: Callable[[Slot], None], shape: tuple[int, ...], wire: str
-    ) -> None:
-        self.slot = slot
-        self._dropped = dropped
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "typestr": wire,
-            "data": (slot.address, False),
-        }
-
-    def __del__(self) -> None:
-        self._dropped(self.slot)
 
 
 class PixelPool:
@@ -190,7 +144,7 @@ class PixelPool:
         self.on_free: Callable[[], object] | None = None
         self._lock = threading.Lock()
         self._unusable: Callable[[], StreamError] | None = None
-        self._classes: dict[int, _SizeClass] = {}
+        self._classes: dict[int, SizeClass] = {}
         self._arenas: dict[int, Arena] = {}
         self._arenas_made = 0
         self._reserved_nbytes = 0
@@ -288,7 +242,7 @@ class PixelPool:
         """
         capacity = slot_capacity(nbytes)
         with self._usable():
-            sizes = self._classes.setdefault(capacity, _SizeClass(capacity))
+            sizes = self._classes.setdefault(capacity, SizeClass(capacity))
             if sizes.ready:
                 return False
         if not self._make_first(sizes, max(now, 1), make_room=make_room):
@@ -472,11 +426,11 @@ class PixelPool:
         slot = self.acquire(nbytes)
         if slot is None:
             return None
-        owner = _Loan(slot, self._drop_loan, sizes, wire)
+        owner = Loan(slot, self._drop_loan, sizes, wire)
         try:
             array = np.asarray(owner)
         except (TypeError, ValueError) as error:
-            raise _no_shape(shape) from error
+            raise no_shape(shape) from error
         slot.loan = weakref.ref(array)
         self._loans[slot.address] = slot
         return array
@@ -501,7 +455,7 @@ class PixelPool:
         if array.base is None or not self._loans:
             return None
         owner: object = array.base
-        if isinstance(owner, _Loan):
+        if isinstance(owner, Loan):
             address = owner.slot.address  # the usual case, and much cheaper
         else:
             address = array.__array_interface__["data"][0]
@@ -622,7 +576,7 @@ class PixelPool:
             if slot.state != LEASED:
                 self._settle(slot)
 
-    def _next_run(self, sizes: _SizeClass, nbytes: int) -> tuple[Arena, range] | None:
+    def _next_run(self, sizes: SizeClass, nbytes: int) -> tuple[Arena, range] | None:
         """Choose slots to be faulted in, out of the lock."""
         if not sizes.cold:
             return None
@@ -632,7 +586,7 @@ class PixelPool:
             del sizes.cold[0]
         return arena, run
 
-    def _grow(self, sizes: _SizeClass) -> bool:
+    def _grow(self, sizes: SizeClass) -> bool:
         """Add an arena, if the quota has room for one slot at least.
 
         Raises
@@ -658,7 +612,7 @@ class PixelPool:
         sizes.cold.append(arena)
         return True
 
-    def _make_room(self, sizes: _SizeClass) -> bool:
+    def _make_room(self, sizes: SizeClass) -> bool:
         """Give up room of other sizes until one slot fits in.
 
         First slots that have no memory yet, then idle arenas, least recently used first.
@@ -705,15 +659,15 @@ class PixelPool:
         """Take a free slot of a larger size."""
         for larger in sorted(size for size in self._classes if capacity < size <= most):
             if self._classes[larger].free:
-                return _taken(self._classes[larger].free)
+                return taken(self._classes[larger].free)
         return None
 
-    def _tune(self, sizes: _SizeClass) -> None:
+    def _tune(self, sizes: SizeClass) -> None:
         """Set when the thread is woken: not at all if it could do nothing."""
         room = self._reserved_nbytes + sizes.capacity <= self.quota_nbytes
         sizes.low = max(sizes.ready // 4, 1) if sizes.cold or room else 0
 
-    def _filled(self, sizes: _SizeClass, arena: Arena, slots: list[Slot]) -> bool:
+    def _filled(self, sizes: SizeClass, arena: Arena, slots: list[Slot]) -> bool:
         """Take over what was faulted in out of the lock; False: the pool was closed meanwhile."""
         arena.filling -= 1
         if self._unusable is not None:
@@ -731,7 +685,7 @@ class PixelPool:
         self._tune(sizes)
         return True
 
-    def _refused(self, sizes: _SizeClass, arena: Arena, run: range) -> None:
+    def _refused(self, sizes: SizeClass, arena: Arena, run: range) -> None:
         """Give up those of an arena's slots that the machine has no memory for."""
         if not self._filled(sizes, arena, []):
             return
@@ -754,7 +708,7 @@ class PixelPool:
             )
         while True:
             with self._usable():
-                sizes = self._classes.setdefault(capacity, _SizeClass(capacity))
+                sizes = self._classes.setdefault(capacity, SizeClass(capacity))
                 slot = self._take_or_borrow(sizes)
                 job = None
                 if slot is None:
@@ -785,7 +739,7 @@ class PixelPool:
     def _acquire_ready(self, nbytes: int, capacity: int) -> Slot | None:
         """Take a slot of another size, if one is free; make some behind the caller's back."""
         with self._usable():
-            sizes = self._classes.setdefault(capacity, _SizeClass(capacity))
+            sizes = self._classes.setdefault(capacity, SizeClass(capacity))
             slot = self._borrow(capacity, 2 * capacity)
             if slot is not None:
                 slot.nbytes = nbytes
@@ -794,7 +748,7 @@ class PixelPool:
                 self._start_filler()
             return slot
 
-    def _make_first(self, sizes: _SizeClass, now: int, *, make_room: bool) -> bool:
+    def _make_first(self, sizes: SizeClass, now: int, *, make_room: bool) -> bool:
         """Fault in slots of a size that has none; whether there are some."""
         while True:
             with self._usable():
@@ -813,21 +767,21 @@ class PixelPool:
                         return True
                 raise
 
-    def _take_or_borrow(self, sizes: _SizeClass) -> Slot | None:
+    def _take_or_borrow(self, sizes: SizeClass) -> Slot | None:
         """Take a free slot, or where the quota is used up one of at most twice the size."""
         if sizes.free:
-            return _taken(sizes.free)
+            return taken(sizes.free)
         if sizes.cold or self._reserved_nbytes + sizes.capacity <= self.quota_nbytes:
             return None
         return self._borrow(sizes.capacity, 2 * sizes.capacity)
 
-    def _find_run(self, sizes: _SizeClass) -> tuple[Arena, range] | None:
+    def _find_run(self, sizes: SizeClass) -> tuple[Arena, range] | None:
         """Choose or make slots to be faulted in at once."""
         if not sizes.cold and not self._grow(sizes) and self._make_room(sizes):
             self._grow(sizes)
         return self._next_run(sizes, _CALLER_RUN_NBYTES)
 
-    def _fill(self, sizes: _SizeClass, arena: Arena, run: range) -> None:
+    def _fill(self, sizes: SizeClass, arena: Arena, run: range) -> None:
         """Fault slots in and free them."""
         try:
             slots = arena.fault_in(run)
@@ -866,7 +820,7 @@ class PixelPool:
             with self._lock:
                 self._filler = None
 
-    def _spare_job(self) -> tuple[_SizeClass, Arena, range] | None:
+    def _spare_job(self) -> tuple[SizeClass, Arena, range] | None:
         for sizes in self._classes.values():
             free, is_wanted = len(sizes.free), sizes.ready < sizes.wanted
             # `low` is 0 where growing is impossible or was refused.
@@ -905,37 +859,6 @@ class PixelPool:
             raise _forked()
 
 
-def form_of(
-    shape: int | tuple[int, ...] | list[int], dtype: npt.DTypeLike
-) -> tuple[tuple[int, ...], str, int]:
-    """Shape, dtype's name on the wire, and bytes of an array that is to be made.
-
-    Raises
-    ------
-    InvalidItem
-        No such shape, or a dtype that can't be sent.
-    """
-    wire = wire_dtype(dtype)
-    try:
-        if isinstance(shape, (tuple, list)):  # a union type would cost half a microsecond
-            sizes = tuple(map(operator.index, shape))
-        else:
-            sizes = (operator.index(shape),)
-    except TypeError as error:
-        raise _no_shape(shape) from error
-    if sizes and min(sizes) < 0:
-        raise _no_shape(shape)
-    return sizes, wire, math.prod(sizes) * int(wire[2:])  # a wire name ends in its size in bytes
-
-
-def _taken(free: list[Slot]) -> Slot:
-    """The last of some free slots, held."""
-    slot = free[-1]
-    slot.state = HELD
-    del free[-1]
-    return slot
-
-
 def _can_share(*, insist: bool) -> bool:
     """Try whether the system has shared memory without a name; raise if it must."""
     try:
@@ -965,11 +888,4 @@ def _not_held(slot: Slot, what: str) -> StreamError:
     return UsageError(
         f"{slot!r} can't be {what}.",
         cure="Acquire a slot for each item; publish or cancel it once.",
-    )
-
-
-def _no_shape(shape: object) -> StreamError:
-    return InvalidItem(
-        f"{shape!r} is no shape of an array.",
-        cure="Give a tuple of at most 8 integers, none below 0.",
     )
