@@ -12,6 +12,7 @@ an OpenHCS sender on the same socket.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -400,8 +401,13 @@ MESSAGES: tuple[type[Struct], ...] = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _loose_decoder = msgspec.msgpack.Decoder(list[Any])
+
+
+@cache
+def _decoder() -> msgspec.msgpack.Decoder[Message]:
+    """Make the decoder with the first message: it takes as long as all else in this file."""
+    return msgspec.msgpack.Decoder(Message)
 
 
 def canonical_component(name: str) -> str:
@@ -425,7 +431,7 @@ def decode(frame: bytes | bytearray | memoryview) -> Message:
         The frame is no message of this protocol, or a value is out of its bounds.
     """
     try:
-        message = _decoder.decode(frame)
+        message = _decoder().decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _refuse_other_major(frame)
         raise ProtocolViolation(

@@ -29,9 +29,9 @@ NEEDLESS = {
     "ssl", "subprocess", "tempfile", "zipfile",
 }  # fmt: skip
 #: Of no use before a viewer is looked for.
-NEEDED_TO_CONNECT = {"getpass", "openhcs_stream.discovery", "openhcs_stream.runtime"}
-#: That `connect` adds to numpy and zmq; there were 90 when this was written, half of them ours.
-MOST_MODULES = 110
+NEEDED_TO_CONNECT = {"getpass", "openhcs_stream.discovery", "openhcs_stream.runtime", "pathlib"}
+#: That `connect` adds to numpy and zmq; there were 86 when this was written, half of them ours.
+MOST_MODULES = 100
 
 _LOADED = "print(json.dumps(sorted(set(sys.modules) - before)))"
 _IMPORT = f"""

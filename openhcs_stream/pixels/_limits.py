@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    StrPath: TypeAlias = str | os.PathLike[str]
+
 __all__ = ["has_memory_for", "memory_left_nbytes", "memory_limit_nbytes"]
 
-_GROUPS: Final = Path("/proc/self/cgroup")
-_ROOT: Final = Path("/sys/fs/cgroup")
-_MACHINE: Final = Path("/proc/meminfo")
+_GROUPS: Final = "/proc/self/cgroup"
+_ROOT: Final = "/sys/fs/cgroup"
+_MACHINE: Final = "/proc/meminfo"
 #: The first version writes the largest number of whole pages for no limit.
 _UNLIMITED: Final = 1 << 62
 
@@ -44,38 +45,40 @@ _V1: Final = _Files(
 _V2: Final = _Files("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
-def memory_limit_nbytes(groups: Path = _GROUPS, root: Path = _ROOT) -> int:
+def memory_limit_nbytes(groups: StrPath = _GROUPS, root: StrPath = _ROOT) -> int:
     """Return how much memory this process may use: the machine's, or its control group's if less.
 
     Parameters
     ----------
-    groups, root : Path
+    groups, root : path
         Where the kernel tells this process's control groups and where their limits are.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for folder, files in _folders(groups, root):
-        limit = _number(folder / files.limit)
+        limit = _number(f"{folder}/{files.limit}")
         if limit is not None:
             limits.append(limit)
     return min(limits)
 
 
-def memory_left_nbytes(groups: Path = _GROUPS, root: Path = _ROOT, machine: Path = _MACHINE) -> int:
+def memory_left_nbytes(
+    groups: StrPath = _GROUPS, root: StrPath = _ROOT, machine: StrPath = _MACHINE
+) -> int:
     """Return how much more memory this process may use now, before something is killed for it.
 
     Parameters
     ----------
-    groups, root, machine : Path
+    groups, root, machine : path
         Where the kernel tells it.
     """
     left = [_machine_left(machine)]
     for folder, files in _folders(groups, root):
-        limit = _number(folder / files.limit)
+        limit = _number(f"{folder}/{files.limit}")
         if limit is None or limit >= _UNLIMITED:
             continue
-        used = _number(folder / files.used)
+        used = _number(f"{folder}/{files.used}")
         if used is not None:
-            left.append(limit - used + sum(_statistics(folder / "memory.stat", files.files)))
+            left.append(limit - used + sum(_statistics(f"{folder}/memory.stat", files.files)))
     return min(left)
 
 
@@ -95,50 +98,44 @@ def has_memory_for(nbytes: int) -> bool:
 _last: Final[list[float]] = [float("-inf"), 0.0]
 
 
-def _folders(groups: Path, root: Path) -> Iterator[tuple[Path, _Files]]:
+def _folders(groups: StrPath, root: StrPath) -> Iterator[tuple[str, _Files]]:
     """This process's control groups and all their parents, whose limits hold too."""
-    try:
-        lines = groups.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in _lines(groups):
         number, controllers, name = line.split(":", 2)
         if number == "0":
-            base, files = root, _V2
+            base, files = os.fspath(root), _V2
         elif "memory" in controllers.split(","):
-            base, files = root / "memory", _V1
+            base, files = f"{os.fspath(root)}/memory", _V1
         else:
             continue
-        group = base / name.lstrip("/")
         # In a container the path may be the host's, and the container's own limit stands at the
         # top.
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(base):
-                yield folder, files
+        parts = [part for part in name.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            yield "/".join([base, *parts[:depth]]), files
 
 
-def _number(path: Path) -> int | None:
+def _lines(path: StrPath) -> list[str]:
+    # Not pathlib, which takes longer to import than all of this.
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # no such file here, or "max"
-        return None
-
-
-def _statistics(path: Path, names: tuple[str, ...]) -> list[int]:
-    try:
-        lines = path.read_text().splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
     except OSError:
         return []
-    found = dict(line.split(" ", 1) for line in lines if " " in line)
+
+
+def _number(path: str) -> int | None:
+    lines = _lines(path)
+    return int(lines[0]) if lines and lines[0].isdecimal() else None  # or "max"
+
+
+def _statistics(path: str, names: tuple[str, ...]) -> list[int]:
+    found = dict(line.split(" ", 1) for line in _lines(path) if " " in line)
     return [int(found[name]) for name in names if name in found]
 
 
-def _machine_left(machine: Path) -> int:
-    try:
-        lines = machine.read_text().splitlines()
-    except OSError:
-        return sys.maxsize
-    for line in lines:
+def _machine_left(machine: StrPath) -> int:
+    for line in _lines(machine):
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
     return sys.maxsize

@@ -8,7 +8,6 @@ import os
 import re
 import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from openhcs_stream.errors import InvalidItem
@@ -163,7 +162,8 @@ def machine_id() -> str:
     attempt to open one means: stay on ZeroMQ.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
         return f"{boot}:{os.stat('/proc/self/ns/net').st_ino}"
     except OSError:
         import uuid

@@ -8,7 +8,6 @@ import socket
 import struct
 import sys
 import time
-from pathlib import Path
 
 from openhcs_stream.transport._auth import peer_credentials
 
@@ -170,7 +169,8 @@ def _look_up(
     }
     for table in ("tcp", "tcp6"):
         try:
-            lines = Path("/proc/self/net", table).read_text(encoding="ascii").splitlines()[1:]
+            with open(f"/proc/self/net/{table}", encoding="ascii") as file:
+                lines = file.read().splitlines()[1:]
         except OSError:
             continue
         for line in lines:

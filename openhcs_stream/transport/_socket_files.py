@@ -12,10 +12,11 @@ import logging
 import os
 import socket
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from openhcs_stream.runtime import Held
 
 __all__ = ["SocketFile"]
@@ -50,6 +51,8 @@ class SocketFile:
         UsageError
             The runtime folder, in which the ledger lies, can't be trusted.
         """
+        from pathlib import Path
+
         from openhcs_stream.runtime import hold, locked_folder
 
         path = Path(name)

@@ -125,8 +125,8 @@ def test_two_processes_of_one_machine_agree() -> None:
 
 
 def test_a_machine_without_proc_has_a_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(self: Path, **_: object) -> str:
-        raise FileNotFoundError(self)
+    def absent(path: str, **_: object) -> object:
+        raise FileNotFoundError(path)
 
-    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr("builtins.open", absent)
     assert machine_id.__wrapped__() not in ("", machine_id())
