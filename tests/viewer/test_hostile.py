@@ -400,7 +400,8 @@ class TestUsingUp:
         busy = running.viewer.layers = Slow(running.viewer.layers)
         peer = Hostile(running, linked=False)
         for number in range(_serve.MAX_ASKED * 2):
-            peer.control(m.Request(number, "layers"))
+            request = m.encode(m.Request(number, "layers"))
+            until(partial(peer.lane.send, request))  # it is full at times
             while (frame := peer.lane.receive()) is not None:
                 peer.heard.append(m.decode(frame.data))
         del busy
