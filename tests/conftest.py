@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         patch.setenv(_VARIABLE, str(runtime / "openhcs-stream"))
         yield home
-    shutil.rmtree(runtime)
+    _remove(runtime)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def own_runtime_folder(own_user_folders: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(_VARIABLE, str(folder))
         yield folder
-    shutil.rmtree(folder, ignore_errors=True)  # a viewer that ends removes its files meanwhile
+    _remove(folder)
     # A stream that is left open would go on looking for a viewer, and find that of another test.
     module = sys.modules.get("openhcs_stream.stream._stream")
     left = [] if module is None else [each for each in module._live if not each.closed]
@@ -58,6 +59,26 @@ def own_runtime_folder(own_user_folders: Path) -> Iterator[Path]:
     assert not left
 
 
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A HOME of this test's own, whose path is short enough for a socket's."""
+    folder = _short_folder()
+    monkeypatch.setenv("HOME", str(folder))
+    yield folder
+    _remove(folder)
+
+
 def _short_folder() -> Path:
     """Not below pytest's own: the name of a unix socket has room for 107 bytes."""
     return Path(tempfile.mkdtemp(prefix="ohs-"))
+
+
+def _remove(folder: Path) -> None:
+    """A viewer that was asked to stop, and ends now, removes its own files meanwhile."""
+    deadline = time.monotonic() + 10.0
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise

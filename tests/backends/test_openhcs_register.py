@@ -7,12 +7,9 @@ the real ones are driven by scripts/interop.
 from __future__ import annotations
 
 import enum
-import shutil
 import sys
-import tempfile
 import threading
 import types
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +22,7 @@ from openhcs_stream.viewer import MemoryViewer, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 KEYS = ("napari_stream", "fiji_stream")
 
@@ -117,14 +115,6 @@ class Original:
 
     def cleanup(self) -> None:
         type(self).cleaned += 1
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ohs-"))
-    monkeypatch.setenv("HOME", str(folder))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

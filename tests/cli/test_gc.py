@@ -6,12 +6,10 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +22,7 @@ from openhcs_stream.discovery import endpoints
 from openhcs_stream.stream import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of its own, whose path is short enough for a socket's."""
-    folder = Path(tempfile.mkdtemp(prefix="ohs-"))
-    monkeypatch.setenv("HOME", str(folder))
-    yield folder
-    shutil.rmtree(folder)
+    from collections.abc import Callable
 
 
 @pytest.fixture

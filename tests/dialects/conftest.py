@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -71,16 +69,6 @@ def blocks() -> Iterator[Blocks]:
     for name in made.names:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(SHM / name)
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of its own, whose path is short enough for a socket's."""
-    folder = Path(tempfile.mkdtemp(prefix="ohcs-"))
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("OPENHCS_STREAM_RUNTIME_DIR", str(folder / "run"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def free_port() -> int:

@@ -6,9 +6,7 @@ import contextlib
 import itertools
 import math
 import os
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections import deque
@@ -45,6 +43,7 @@ VIEWERS = [
     (generation, kind) for generation in ("gen1", "gen2", "gen3") for kind in ("napari", "fiji")
 ]
 each_viewer = pytest.mark.parametrize(("generation", "kind"), VIEWERS)
+pytestmark = pytest.mark.usefixtures("home")
 AREA = Roi.polygon([(1, 1), (1, 5), (4, 5)], name="cell")
 
 
@@ -69,15 +68,6 @@ def our_segments() -> set[str]:
             if "/dev/shm/openhcs-stream-" in line or "/dev/shm/.openhcs-stream-" in line:
                 found.add(line.split()[5])
     return found
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of its own, whose path is short enough for a socket's."""
-    folder = Path(tempfile.mkdtemp(prefix="ohs-"))
-    monkeypatch.setenv("HOME", str(folder))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +12,7 @@ from openhcs_stream import discovery
 from tests.dialects.conftest import PlainSender, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from openhcs_stream.discovery import Endpoint
 
@@ -28,16 +25,6 @@ DISPLAY = {
 OUTLINE = [(2, 1), (9, 1), (9, 8)]
 GENERATIONS = (1, 2, 3)
 VOLUME = (4, 8, 9)
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home whose path is short enough for a socket's."""
-    folder = Path(tempfile.mkdtemp(prefix="ohcs-"))
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("OPENHCS_STREAM_RUNTIME_DIR", str(folder / "run"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.timeout(120)
