@@ -291,6 +291,13 @@ class Slot:
             again.home, again.is_pinned = self.home, self.is_pinned
             again.home.append(again)
 
+    def protect(self) -> npt.NDArray[Any] | None:
+        """Let the array that it was lent as not be written to any more; gives it if it lives."""
+        array = None if self.loan is None else self.loan()
+        if array is not None:
+            array.setflags(write=False)
+        return array
+
     @property
     def view(self) -> memoryview:
         """The bytes that were asked for, to be sent over a socket."""

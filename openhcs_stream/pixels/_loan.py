@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from openhcs_stream.errors import InvalidItem
 from openhcs_stream.pixels._dtypes import wire_dtype
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from openhcs_stream.errors import StreamError
     from openhcs_stream.pixels._arena import Slot
 
-__all__ = ["Loan", "form_of", "no_shape"]
+__all__ = ["Form", "Loan", "form_of", "no_shape"]
+
+
+class Form(NamedTuple):
+    """An array that is to be made: its shape, its dtype's name on the wire, its bytes."""
+
+    shape: tuple[int, ...]
+    wire: str
+    nbytes: int
 
 
 class Loan:
@@ -41,10 +49,8 @@ class Loan:
         self._dropped(self.slot)
 
 
-def form_of(
-    shape: int | tuple[int, ...] | list[int], dtype: npt.DTypeLike
-) -> tuple[tuple[int, ...], str, int]:
-    """Shape, dtype's name on the wire, and bytes of an array that is to be made.
+def form_of(shape: int | tuple[int, ...] | list[int], dtype: npt.DTypeLike) -> Form:
+    """Check what a caller asks for.
 
     Raises
     ------
@@ -61,7 +67,7 @@ def form_of(
         raise no_shape(shape) from error
     if sizes and min(sizes) < 0:
         raise no_shape(shape)
-    return sizes, wire, math.prod(sizes) * int(wire[2:])  # a wire name ends in its size in bytes
+    return Form(sizes, wire, math.prod(sizes) * int(wire[2:]))  # a wire name ends in its bytes
 
 
 def no_shape(shape: object) -> StreamError:

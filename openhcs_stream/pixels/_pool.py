@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from openhcs_stream.pixels._loan import Form
+
 __all__ = ["PixelPool", "PoolStats"]
 
 _log = logging.getLogger(__name__)
@@ -284,10 +286,7 @@ class PixelPool:
         with self._lock:
             if slot.state != HELD:
                 raise _not_held(slot, "published")
-            if slot.loan is not None:
-                array = slot.loan()
-                if array is not None:
-                    array.setflags(write=False)
+            slot.protect()
             self._last_lease = lease = self._last_lease + 1
             slot.lease = lease
             if holders:
@@ -313,26 +312,15 @@ class PixelPool:
         ------
         ForkedStream
         """
-        if self._unusable is not None:
-            self._refuse_in_child()
-            return False
-        with self._lock:
-            if self._dropped:
-                self._collect_dropped()
-            slot = self._leases.get(lease)
-            if slot is None or holder not in slot.holders:
-                return False
-            slot.holders.discard(holder)
-            if slot.holders:
-                return True
-            del self._leases[lease]
-            freed = self._settle(slot)
-        if freed:
-            self._notify()
-        return True
+        return self.release_all(holder, (lease,)) == 1
 
-    def release_all(self, holder: int, leases: Iterable[int]) -> None:
+    def release_all(self, holder: int, leases: Iterable[int]) -> int:
         """As `release`, of many.
+
+        Returns
+        -------
+        int
+            How many of them were this holder's.
 
         Raises
         ------
@@ -340,8 +328,8 @@ class PixelPool:
         """
         if self._unusable is not None:
             self._refuse_in_child()
-            return
-        freed = False
+            return 0
+        known, freed = 0, False
         with self._lock:
             if self._dropped:
                 self._collect_dropped()
@@ -349,12 +337,14 @@ class PixelPool:
                 slot = self._leases.get(lease)
                 if slot is None or holder not in slot.holders:
                     continue
+                known += 1
                 slot.holders.discard(holder)
                 if not slot.holders:
                     del self._leases[lease]
                     freed = self._settle(slot) or freed
         if freed:
             self._notify()
+        return known
 
     def release_holder(self, holder: int) -> None:
         """Release all that a holder has: it died, or its session is over.
@@ -422,15 +412,18 @@ class PixelPool:
             As in `acquire`; an array of more than `chunk_limit` bytes can't be lent.
         StreamClosed, ForkedStream
         """
-        sizes, wire, nbytes = form_of(shape, dtype)
-        slot = self.acquire(nbytes)
+        return self.lend(form_of(shape, dtype))
+
+    def lend(self, form: Form) -> npt.NDArray[Any] | None:
+        """As `allocate`, of a form that was checked already."""
+        slot = self.acquire(form.nbytes)
         if slot is None:
             return None
-        owner = Loan(slot, self._drop_loan, sizes, wire)
+        owner = Loan(slot, self._drop_loan, form.shape, form.wire)
         try:
             array = np.asarray(owner)
         except (TypeError, ValueError) as error:
-            raise no_shape(shape) from error
+            raise no_shape(form.shape) from error
         slot.loan = weakref.ref(array)
         self._loans[slot.address] = slot
         return array

@@ -113,8 +113,8 @@ class Books:
             return True
         with self._group.lock:
             for item in items:
-                if item.lent is not None:
-                    _protect(item)
+                if item.slot is not None:
+                    item.lent = item.slot.protect()
             before, nbytes = self._gathered
             together = (*before, *items)
             # In one step, for an interrupt may come between any two.
@@ -146,16 +146,17 @@ class Books:
         with Uninterrupted(), self._group.sending():
             before, _ = self._gathered
             self._gathered = (), 0
-            self._count((*before, *items), 1)
+            together = (*before, *items)
+            self._count(together, 1)
             try:
                 if in_parts and before:
                     self._tell(before)
                     self._tell(items, in_parts=True)
-                elif before or items:
-                    self._tell((*before, *items), in_parts=in_parts)
+                elif together:
+                    self._tell(together, in_parts=in_parts)
             except StreamError as error:
-                self._count((*before, *items), -1)
-                for item in (*before, *items):
+                self._count(together, -1)
+                for item in together:
                     self._let_go(item, error.what)
                 for item in before:  # their calls returned before this was known
                     self._note_failure(item.receipt.name, error.what)
@@ -316,14 +317,6 @@ class Books:
 
 def _nbytes_of(items: Iterable[Outgoing]) -> int:
     return sum([item.nbytes for item in items])
-
-
-def _protect(item: Outgoing) -> None:
-    """Let an array that was lent not be written to any more, as the pool does when it is told."""
-    loan = item.slot.loan if item.slot is not None else None
-    array = loan() if loan is not None else None
-    if array is not None:
-        array.setflags(write=False)
 
 
 def _is_small(item: Outgoing) -> bool:

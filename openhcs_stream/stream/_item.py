@@ -31,7 +31,8 @@ class Outgoing:
     first_nbytes : int
         How much of it lies there; an item that is larger than a slot goes in parts.
     lent : ndarray or None
-        The array that `slot` was lent to, until the item is told: dropped, it would give it back.
+        While the item waits for others, the array that `slot` was lent as: dropped, it would give
+        the slot back.
     file : ImageFile or None
         Where its pixels stay, if they do; `nbytes` is 0 then.
     """

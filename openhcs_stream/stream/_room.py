@@ -49,6 +49,7 @@ WHEN_FULL: Final = ("block", "drop", "latest", "sample")
 #: what was just written should still lie in the processor's cache when the viewer reads it.
 WINDOW_ITEMS: Final = 256
 WINDOW_NBYTES: Final = 32 << 20
+#: Of arrays that were lent, and lie there without a copy, more may be on their way.
 LOAN_WINDOW_NBYTES: Final = 128 << 20
 #: Before an item as large as that goes it is seen which memory is free again: what was used last is
 #: still in the processor's cache, and a copy to there takes two thirds of one to other memory.

@@ -164,17 +164,17 @@ class Stream(Sending, Feedback):
             All memory is in use and none came free within the stream's `timeout_s`.
         """
         self._check()
-        _, _, nbytes = form_of(shape, dtype)
-        if nbytes <= 0:
+        form = form_of(shape, dtype)
+        if form.nbytes <= 0:
             raise InvalidItem(
                 f"an array of shape {shape!r} has no pixels.", cure="Ask for at least one."
             )
         if self._room.policy == "block":
             lent: npt.NDArray[Any] = self._room.wait(
-                lambda: self._pool.allocate(shape, dtype), nbytes, is_loan=True
+                lambda: self._pool.lend(form), form.nbytes, is_loan=True
             )
             return lent
-        found = self._pool.allocate(shape, dtype)
+        found = self._pool.lend(form)
         return np.empty(shape, dtype) if found is None else found
 
     @contextmanager
@@ -390,7 +390,7 @@ class Stream(Sending, Feedback):
         if lent is not None and (room.policy != "latest" or room.goes_now(item)):
             if not room.admits(item):
                 return False
-            item.slot, item.lent = lent, array
+            item.slot = lent
             return True
         if batch and room.policy == "block":
             item.slot = pool.acquire(item.nbytes)

@@ -961,8 +961,8 @@ class ViewerTests:
         centres = []
         for colour in colours.values():
             near = (np.abs(picture[..., :3].astype(int) - colour) < 40).all(axis=2)
-            # A third of the image at its own size, and the viewer's other windows around it.
-            assert near.mean() > 0.004, f"too little of {colour} in the picture"
+            # Its third at its own size, or larger; other windows may be around it.
+            assert near.sum() >= 90 * 30, f"too little of {colour} in the picture"
             centres.append(np.argwhere(near).mean(axis=0))
         columns = [centre[1] for centre in centres]
         assert columns == sorted(columns)

@@ -66,10 +66,10 @@ class _Entry:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None  #: None: it is no array that the next image could be written to
-    kept: Any
-    spots: tuple[Spot, ...]
-    time: tuple[str, PlaceValue] | None
     ticket: object
+    kept: Any = None
+    spots: tuple[Spot, ...] = ()
+    time: tuple[str, PlaceValue] | None = None
     #: What `placement` made of it.
     placement: Placement | None = None
     placed: tuple[PlacedItem, ...] = ()
@@ -152,30 +152,27 @@ class Keeper:
         shape, dtype = array.shape, array.dtype
         old = self._entries.get(key)
         fits = old is not None and old.shape == shape and old.dtype == dtype
-        if fits and not owned:
-            assert old is not None
-            self.make_room(0)
-            kept = self._viewer.keep(planes, old.kept, spec)
-            if kept is old.kept and old.placement is placement:
-                # The usual case of a live picture: nothing but its pixels is new.
-                old.ticket = ticket
-                with self._lock:
-                    self._entries.pop(key, None)
-                    self._entries[key] = old
-                return old.placed
-        entry = _Entry(shape, dtype, None, (), None, ticket)
         if owned:
+            entry = _Entry(shape, dtype, ticket)
             kept = self._viewer.adopt(planes, spec)
             if owner_of(kept) is not owner_of(planes):
                 self._count(kept, array.nbytes, entry)
         elif fits:
             assert old is not None
+            self.make_room(0)
+            kept = self._viewer.keep(planes, old.kept, spec)
             if kept is old.kept:
                 entry = old
                 entry.ticket = ticket
+                if entry.placement is placement:
+                    # The usual case of a live picture: nothing but its pixels is new.
+                    self._is_last(key, entry)
+                    return entry.placed
             else:
+                entry = _Entry(shape, dtype, ticket)
                 self._count(kept, array.nbytes, entry)
         else:
+            entry = _Entry(shape, dtype, ticket)
             nbytes = array.nbytes + PLACE_NBYTES * math.prod(planes.shape[: placement.depth])
             self.make_room(nbytes)
             try:
@@ -224,7 +221,7 @@ class Keeper:
         self.budget.hold(image, PLACE_NBYTES * planes)
         placed = placement.cut(place, image if placement.depth else image.plane())
         key = (spec.kind, spec.source, spec.name, spec.axes, spec.components, place)
-        entry = _Entry((), None, image, (), None, ticket)
+        entry = _Entry((), None, ticket, image)
         self._note(key, placement, place, placed, entry)
         return placed
 
@@ -386,6 +383,10 @@ class Keeper:
         if self.when_full == "oldest":
             entry.spots = tuple(Spot(each.key, each.components, each.coords) for each in placed)
             entry.time = _time_of(placement.spec, place)
+        self._is_last(key, entry)
+
+    def _is_last(self, key: Key, entry: _Entry) -> None:
+        """It was written last of all."""
         with self._lock:
             self._entries.pop(key, None)
             self._entries[key] = entry

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import openhcs_stream
-from openhcs_stream.messages import Items, Report, decode
-from openhcs_stream.transport import UnixLane
-from tests.stream.counting import calls_of
+from openhcs_stream.messages import Items, Report
+from tests.stream.counting import calls_of, count_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,17 +35,7 @@ def stream(served: Served) -> Iterator[Stream]:
 @pytest.fixture
 def frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Messages by type that go over unix lanes from now on, either way."""
-    counted: Counter[str] = Counter()
-    send = UnixLane.send
-
-    def counting(self: UnixLane, data: bytes, **rest: Any) -> bool:
-        done = send(self, data, **rest)
-        if done:
-            counted[type(decode(data)).__name__] += 1
-        return done
-
-    monkeypatch.setattr(UnixLane, "send", counting)
-    return counted
+    return count_sent(monkeypatch, lambda message: type(message).__name__)
 
 
 @pytest.fixture

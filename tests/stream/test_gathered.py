@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +12,14 @@ import pytest
 import openhcs_stream
 from openhcs_stream import tracker
 from openhcs_stream.errors import ItemFailed, StreamError, ViewerLost
-from openhcs_stream.messages import Items, decode
+from openhcs_stream.messages import Items
 from openhcs_stream.stream._books import FLOOD_ITEMS, GATHER_ITEMS
-from openhcs_stream.transport import UnixLane
-from tests.stream.counting import calls_of
+from tests.stream.counting import calls_of, count_sent
 from tests.stream.processes import stop
 
 if TYPE_CHECKING:
     import subprocess
+    from collections import Counter
     from collections.abc import Callable, Iterator
 
     from openhcs_stream import Stream
@@ -50,18 +49,9 @@ def frozen(viewer_process: ViewerProcess) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Messages with images that go over unix lanes from now on, by their images."""
-    counted: Counter[int] = Counter()
-    send = UnixLane.send
-
-    def counting(self: UnixLane, data: bytes, **rest: Any) -> bool:
-        done = send(self, data, **rest)
-        message = decode(data)
-        if done and isinstance(message, Items):
-            counted[len(message.items)] += 1
-        return done
-
-    monkeypatch.setattr(UnixLane, "send", counting)
-    return counted
+    return count_sent(
+        monkeypatch, lambda message: len(message.items) if isinstance(message, Items) else None
+    )
 
 
 def behind(frozen: Any, **options: Any) -> Stream:
