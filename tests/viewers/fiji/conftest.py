@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from openhcs_stream.viewer._scene import PlaceValue
 
 
-_outliving: list[subprocess.Popen[bytes]] = []
-
-
 class Stage:
     """What a receiver does: keep the pixels, commit to the scene, show on the viewer's thread."""
 
@@ -147,9 +144,11 @@ def display() -> Iterator[str]:
         return
     # Java ends its process when its display is gone, so the display has to outlive this process:
     # at whose end, by whatever death, the pipe is closed.
-    watcher = ["sh", "-c", 'cat; kill "$0"', str(server.pid)]
-    _outliving.append(subprocess.Popen(watcher, stdin=subprocess.PIPE, start_new_session=True))
-    for each in (server, *_outliving):
+    reading, _ = os.pipe()  # the end for writing stays open
+    watch = ["sh", "-c", 'cat; kill "$0"', str(server.pid)]
+    watcher = subprocess.Popen(watch, stdin=reading, start_new_session=True)
+    os.close(reading)
+    for each in (server, watcher):
         each.returncode = 0  # nobody waits for them
 
 
