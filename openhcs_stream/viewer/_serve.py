@@ -574,6 +574,7 @@ class Receiver:
 
     def _run(self) -> None:
         assert self._router is not None
+        _let_senders_go_on()
         try:
             while not self._stopping:
                 ready = self._wait()
@@ -1083,6 +1084,17 @@ class Receiver:
             self._router.close()
         self._foreign.close()
         self._keeper.clear()
+
+
+def _let_senders_go_on() -> None:
+    """Have the kernel not run this thread in place of the one whose message woke it.
+
+    Linux may let it run at once on the sender's processor, though others idle: there it would copy
+    while the send waits to go on, 1 to 2 ms with 8 MiB. A batch thread takes no other's turn.
+    """
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def serve(

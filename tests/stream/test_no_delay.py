@@ -6,6 +6,7 @@ bytes that it gave memory to.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import threading
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from openhcs_stream.stream import Receipt, Stream, WhenFull
+    from tests.stream.conftest import Served
 
     ViewerProcess = Callable[..., tuple[subprocess.Popen[str], str]]
 
@@ -230,3 +232,14 @@ def test_the_last_memory_that_is_ready_is_for_the_newest(
     pool._filler = None
     viewer.go_on()
     assert receipts[-1].state == "displayed"
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="the kernel has no batch threads")
+def test_a_viewer_that_serves_takes_no_senders_turn(served: Served) -> None:
+    """Its thread that copies is a batch thread: woken by a send, it waits for a free processor."""
+    with openhcs_stream.connect(served.address) as stream:
+        stream.image(IMAGE, name="it").wait()
+        (copying,) = [each for each in threading.enumerate() if each.name == "receiver"]
+        assert copying.native_id is not None
+        assert os.sched_getscheduler(copying.native_id) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
