@@ -83,8 +83,9 @@ make_environment() {
     fi
     : >"$unfinished"
     say "installing openhcs-stream[$extras] into .venv (a minute or two, the first time)"
-    PIP_ROOT_USER_ACTION=ignore "$venv/bin/python" -m pip install --quiet --no-input \
-        --disable-pip-version-check --editable "${root}[$extras]" || die \
+    # The pip that came with Python may be years old, and needs twice as long.
+    pip_install --upgrade pip || say "pip stays as old as it is"
+    pip_install --editable "${root}[$extras]" || die \
         "pip could not install openhcs-stream into .venv; its reason stands above." \
         "Mend it and start this again: what was interrupted is done anew."
     # ImageJ's jar, so that no viewer (and no test) fetches it later; without a network it goes on.
@@ -93,6 +94,11 @@ make_environment() {
     wanted >"$stamp.new"
     mv -f "$stamp.new" "$stamp"
     say "the environment is ready: .venv"
+}
+
+pip_install() {
+    PIP_ROOT_USER_ACTION=ignore "$venv/bin/python" -m pip install --quiet --no-input \
+        --disable-pip-version-check "$@"
 }
 
 # One that was interrupted, or copied here from another place, is made anew.
