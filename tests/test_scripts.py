@@ -42,6 +42,8 @@ case "$*" in
     *"-m venv "*)
         mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "version = 3.11.0" >"$3/pyvenv.cfg"
         echo made >>"$FAKE_LOG" ;;
+    *"-m pip "*" --upgrade pip")
+        exit "${FAKE_NEW_PIP_STATUS:-0}" ;;
     *"-m pip "*)
         echo installed >>"$FAKE_LOG"
         sleep "${FAKE_PIP_S:-0}"
@@ -129,6 +131,11 @@ def test_the_second_run_finds_everything_done(checkout: Checkout) -> None:
     assert checkout.done() == ["made", "installed"]
     assert checkout.set_up() == 0
     assert checkout.done() == []
+
+
+def test_where_no_new_pip_is_to_be_had_the_old_one_does_it(checkout: Checkout) -> None:
+    assert checkout.set_up({"FAKE_NEW_PIP_STATUS": "1"}) == 0
+    assert checkout.done() == ["made", "installed"]
 
 
 def test_other_requirements_are_installed_into_the_same_environment(checkout: Checkout) -> None:
