@@ -22,8 +22,13 @@ __all__ = ["OpenHCSEndpoint", "address_of_port", "ask_who", "may_be_theirs", "no
 CONTROL_OFFSET = 1000
 ACK_PORT = 7555
 
-#: How long a look whether anybody listens may take.
+#: How long a look whether anybody listens may take, and how long a ZeroMQ socket to say its kind;
+#: its program may be busy, as a thread of its own says that.
 _PROBE_S = 0.5
+_KIND_S = 2.0
+#: What a REQ socket says first (ZMTP 3.0): the greeting, and its READY.
+_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\0" + b"NULL".ljust(20, b"\0") + bytes(32)
+_READY = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03REQ"
 
 _IPC_PORT = re.compile(r"(?P<before>.*-)(?P<port>[0-9]{1,5})(?P<after>\.[^/.]+)")
 
@@ -76,24 +81,16 @@ def may_be_theirs(address: str) -> bool:
     control = control_address(address)
     if control is None:
         return False
-    where = parse_address(control)
-    family = socket.AF_UNIX if where.scheme == "ipc" else socket.AF_INET
-    if where.scheme == "ipc":
-        target: str | tuple[str, int] = where.name.replace("@", "\0", 1)
-    else:
-        target = (where.host, where.port)
-        if ":" in where.host:
-            family = socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE_S)
-        try:
-            probe.connect(target)
-        except OSError:
-            return False
+    probe = _connected(control)
+    if probe is None:
+        return False
+    probe.close()
     return True
 
 
-def ask_who(address: str, *, timeout_s: float) -> OpenHCSEndpoint | None:
+def ask_who(
+    address: str, *, timeout_s: float, doubt_s: float | None = None
+) -> OpenHCSEndpoint | None:
     """Ping a viewer, which also has it take data: generation 1 waits for that.
 
     Parameters
@@ -102,6 +99,9 @@ def ask_who(address: str, *, timeout_s: float) -> OpenHCSEndpoint | None:
         Of its data: "tcp://127.0.0.1:5555" or "ipc:///...-5555.sock".
     timeout_s : float
         How long to wait for the answer.
+    doubt_s : float, optional
+        After so long it is looked whether what listens there can be a viewer of OpenHCS; one is
+        waited for until the end, as it may be busy. By default that is not doubted.
 
     Returns
     -------
@@ -110,6 +110,8 @@ def ask_who(address: str, *, timeout_s: float) -> OpenHCSEndpoint | None:
 
     Raises
     ------
+    ViewerUnreachable
+        It was doubted, and is one by all that it says; it has not answered.
     InvalidItem
         It is on another machine: such a viewer takes pixels by shared memory only.
     """
@@ -122,7 +124,14 @@ def ask_who(address: str, *, timeout_s: float) -> OpenHCSEndpoint | None:
     asker = ZmqAsker(control)
     try:
         asker.ask(control_request("ping"))
-        frame = _answer_within(asker, timeout_s)
+        first_s = timeout_s if doubt_s is None else min(doubt_s, timeout_s)
+        frame = _answer_within(asker, first_s)
+        if frame is None and doubt_s is not None and _takes_requests(control):
+            # A greeting of ours would harm it: no request, it wakes a REP socket that then has
+            # nothing to read, and their loops wait in that read, some together with all else.
+            frame = _answer_within(asker, timeout_s - first_s)
+            if frame is None:
+                raise nobody(address, timeout_s)
     finally:
         asker.close()
     viewer = read_viewer(read_control_answer(frame)) if frame is not None else None
@@ -144,6 +153,49 @@ def nobody(address: str, timeout_s: float) -> ViewerUnreachable:
         f"{timeout_s:g} s.",
         cure="Start it, or look at its port: its control socket lies 1000 above its data socket.",
     )
+
+
+def _connected(address: str) -> socket.socket | None:
+    """A plain connection to whoever listens there."""
+    where = parse_address(address)
+    family = socket.AF_UNIX if where.scheme == "ipc" else socket.AF_INET
+    if where.scheme == "ipc":
+        target: str | tuple[str, int] = where.name.replace("@", "\0", 1)
+    else:
+        target = (where.host, where.port)
+        if ":" in where.host:
+            family = socket.AF_INET6
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.settimeout(_PROBE_S)
+    try:
+        made.connect(target)
+    except OSError:
+        made.close()
+        return None
+    return made
+
+
+def _takes_requests(control: str) -> bool:
+    """Whether a REP socket listens there, as at all viewers of OpenHCS; ours have a ROUTER."""
+    from openhcs_stream.transport import socket_type
+
+    probe = _connected(control)
+    if probe is None:
+        return False
+    deadline = time.monotonic() + _KIND_S
+    said = b""
+    with probe:
+        try:
+            probe.sendall(_GREETING + _READY)
+            while (kind := socket_type(said)) is None:
+                probe.settimeout(max(0.001, deadline - time.monotonic()))
+                more = probe.recv(1024)
+                if not more:
+                    return False
+                said += more
+        except OSError:  # it says nothing, or ends the connection
+            return False
+    return kind == b"REP"
 
 
 def _answer_within(asker: ZmqAsker, timeout_s: float) -> bytes | None:

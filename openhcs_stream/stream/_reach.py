@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dialect", "Found", "Reached", "Target"]
 
-#: Where it is not known whose viewer it is: how long a ping of OpenHCS's may stay unanswered.
+#: Where it is not known whose viewer it is: how long a ping of OpenHCS's may stay unanswered before
+#: it is looked whether such a viewer can be there.
 PING_S = 5.0
 #: The same for one that was there before and is looked for again.
 PING_AGAIN_S = 1.0
@@ -180,7 +181,7 @@ def _openhcs_at(address: str, *, certain: bool, timeout_s: float) -> OpenHCSEndp
 
     if not certain and not may_be_theirs(address):
         return None
-    theirs = ask_who(address, timeout_s=timeout_s if certain else min(timeout_s, PING_S))
+    theirs = ask_who(address, timeout_s=timeout_s, doubt_s=None if certain else PING_S)
     if theirs is None and certain:
         raise nobody(address, timeout_s)
     return theirs

@@ -465,7 +465,10 @@ def our_worker_killed(run: Run, generation: str, viewer: str) -> dict[str, Any]:
     with nothing_left(), theirs(run, generation, viewer) as their_viewer:
         with contextlib.suppress(Failed):  # it is killed, and reports nothing
             send_ours(run, their_viewer.port, batches, die_at=True)
-        report = send_ours(run, their_viewer.port, [batches[0]])
+        # Generation 3's viewer answers nobody while it acknowledges to the dead worker: `send_ack`
+        # of zmqruntime waits 1 s for each image of the batch.
+        busy_s = float(len(images_of(batches)))
+        report = send_ours(run, their_viewer.port, [batches[0]], timeout_s=busy_s + 20.0)
         if report["error"]:
             raise Failed(f"after the other's death: {report['error']}")
         if report["queue"]["received"] < len(batches[0]):

@@ -144,7 +144,12 @@ class TestReaching:
         with openhcs_stream.connect(str(viewer.port), dialect="openhcs", timeout_s=20) as stream:
             assert stream.viewers == (f"OpenHCS's Fiji 0.8.6 at {viewer.port}",)
 
-    def test_a_receiver_of_ours_is_not_taken_for_theirs(self) -> None:
+    @pytest.mark.parametrize("ping_s", [_reach.PING_S, 0.0])
+    def test_a_receiver_of_ours_is_not_taken_for_theirs(
+        self, monkeypatch: pytest.MonkeyPatch, ping_s: float
+    ) -> None:
+        """Nor where its answer to a ping comes late."""
+        monkeypatch.setattr(_reach, "PING_S", ping_s)
         viewer = MemoryViewer()
         receiver = Receiver(viewer, port=free_port())
         receiver.start()
@@ -171,6 +176,58 @@ class TestReaching:
         viewer.is_deaf = True
         with pytest.raises(ViewerUnreachable, match="ping"):
             openhcs_stream.connect(viewer.address, dialect="openhcs", timeout_s=0.2)
+
+    @pytest.mark.parametrize("tcp", [False, True])
+    @each_viewer
+    def test_one_that_is_busy_is_waited_for(
+        self, start: Any, monkeypatch: pytest.MonkeyPatch, generation: str, kind: str, tcp: bool
+    ) -> None:
+        """Its answer comes later than that of a program that may be anything is waited for."""
+        monkeypatch.setattr(_reach, "PING_S", 0.0)
+        viewer = start(generation, kind, tcp=tcp)
+        with openhcs_stream.connect(viewer.address, timeout_s=20) as stream:
+            stream.image(plane(7)).wait("received", timeout_s=20)
+        until(lambda: viewer.images, "it is there")
+        assert viewer.asked.count("ping") == 1
+
+    @pytest.mark.parametrize("tcp", [False, True])
+    def test_one_that_is_busy_for_long_is_not_greeted_as_ours(
+        self, start: Any, monkeypatch: pytest.MonkeyPatch, tcp: bool
+    ) -> None:
+        """A message that is no request wakes a REP socket, and whoever then reads it waits."""
+        monkeypatch.setattr(_reach, "PING_S", 0.05)
+        viewer = start("gen3", "fiji", tcp=tcp)
+        viewer.is_deaf = True
+        with pytest.raises(ViewerUnreachable, match="ping"):
+            openhcs_stream.connect(viewer.address, timeout_s=0.2)
+        viewer.is_deaf = False
+        with openhcs_stream.connect(viewer.address, dialect="openhcs", timeout_s=10) as stream:
+            stream.image(plane(7)).wait(timeout_s=20)
+        assert viewer.images[0].max() == 7
+
+    @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 20])
+    def test_another_program_is_told_from_theirs_by_what_it_says(
+        self, monkeypatch: pytest.MonkeyPatch, says: bytes
+    ) -> None:
+        """One that ends the connection, one that speaks otherwise, one that says half of it."""
+        monkeypatch.setattr(_reach, "PING_S", 0.05)
+        port = free_port()
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port + 1000))
+            other.listen()
+
+            def serve() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        with other.accept()[0] as taken:
+                            taken.sendall(says)
+
+            thread = threading.Thread(target=serve, daemon=True)
+            thread.start()
+            with pytest.raises(ViewerUnreachable, match="no viewer answered"):
+                openhcs_stream.connect(f"tcp://127.0.0.1:{port}", timeout_s=0.3)
+            other.shutdown(socket.SHUT_RDWR)
+            thread.join(20)
 
     def test_another_program_beside_the_port_delays_nobody_for_long(
         self, monkeypatch: pytest.MonkeyPatch
