@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes says nothing on a machine that does other things.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _VARIABLE = "OPENHCS_STREAM_RUNTIME_DIR"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from openhcs_stream.dialects import DIALECTS, OpenHCS, SenderRoute, dialect_for, ipc_address
@@ -741,7 +741,6 @@ ENVELOPE = {
 class TestAnything:
     """Whatever comes, the receiver's thread gets a batch or a violation, and never dies of it."""
 
-    @settings(deadline=None)
     @given(
         st.lists(st.fixed_dictionaries({}, optional=FIELDS) | JSON, max_size=3),
         st.fixed_dictionaries({}, optional=ENVELOPE),
@@ -753,7 +752,6 @@ class TestAnything:
         for item in result.items:
             item.finish()
 
-    @settings(deadline=None)
     @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
     def test_frames(self, frame: bytes) -> None:
         with pytest.raises(ProtocolViolation) as caught:

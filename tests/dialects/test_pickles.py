@@ -53,7 +53,6 @@ class Runs:
         return os.mkdir, ("it-ran",)
 
 
-@settings(deadline=None)
 @given(PLAIN, st.sampled_from([4, 5]))
 def test_plain_data_comes_through(value: Any, protocol: int) -> None:
     assert load_plain(pickle.dumps(value, protocol)) == value
@@ -206,7 +205,7 @@ def test_a_container_can_not_grow_after_it_was_put_into_another() -> None:
         load_plain(octets)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.binary(max_size=200))
 def test_any_bytes(octets: bytes) -> None:
     for data in (octets, b"\x80\x04" + octets, b"\x80\x04" + octets + b"."):
@@ -221,7 +220,7 @@ OPCODES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.lists(OPCODES, max_size=40).map(b"".join))
 def test_any_opcodes(octets: bytes) -> None:
     try:

@@ -169,7 +169,7 @@ class TestViewerFile:
             with pytest.raises(UsageError):
                 discovery.read_viewer_file(tmp_path / f"{name}.viewer")
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(st.binary(max_size=300))
     def test_of_any_content_is_read_or_refused(self, content: bytes) -> None:
         path = discovery.write_viewer_file(ENDPOINT)

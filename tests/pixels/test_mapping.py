@@ -272,7 +272,7 @@ _SIZES = st.integers(-2, 40) | st.integers(0, 1 << 20) | st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     offset=_SIZES,
     nbytes=_SIZES,

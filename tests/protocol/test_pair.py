@@ -496,7 +496,7 @@ class Pair(RuleBasedStateMachine):
 
 
 TestPair = Pair.TestCase
-TestPair.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestPair.settings = settings(max_examples=150, stateful_step_count=50)
 
 
 class Nonsense(RuleBasedStateMachine):
@@ -590,4 +590,4 @@ any_message: st.SearchStrategy[Message] = st.one_of(
 )
 
 TestNonsense = Nonsense.TestCase
-TestNonsense.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestNonsense.settings = settings(max_examples=150, stateful_step_count=30)

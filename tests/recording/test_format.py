@@ -113,9 +113,7 @@ def test_what_is_being_written_can_be_read(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 3000))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_that_ends_anywhere_gives_what_is_whole(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "whole.rec"
     if not path.exists():
@@ -134,9 +132,7 @@ def test_a_file_that_ends_anywhere_gives_what_is_whole(tmp_path: Path, cut: int)
 
 
 @given(at=st.integers(0, 2500), value=st.integers(0, 255))
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_is_noticed_or_means_nothing(tmp_path: Path, at: int, value: int) -> None:
     path = tmp_path / "whole.rec"
     if not path.exists():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zmq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from openhcs_stream.errors import InvalidItem
@@ -447,7 +447,6 @@ class TestSocketType:
         body = b"\x05READY" + identity + kind
         assert socket_type(GREETING + b"\x04" + bytes([len(body)]) + body) == b"REQ"
 
-    @settings(deadline=None)
     @given(st.binary(max_size=200))
     def test_of_anything(self, said: bytes) -> None:
         socket_type(said)

@@ -53,7 +53,7 @@ def index_entries(length: int) -> st.SearchStrategy[Any]:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_index_gives_what_the_dense_array_gives(data: st.DataObject) -> None:
     dense, stack = dense_and_stack(data.draw(st.sampled_from([0, 3])))
     entries: list[Any] = []
@@ -81,14 +81,14 @@ def test_any_index_gives_what_the_dense_array_gives(data: st.DataObject) -> None
 
 
 @given(basic_indices((2, 2, 3, HEIGHT, WIDTH), allow_ellipsis=True, allow_newaxis=True))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_basic_indices(key: Any) -> None:
     dense, stack = dense_and_stack()
     np.testing.assert_array_equal(stack[key], dense[key], strict=True)
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_writing_gives_what_the_dense_array_gives(data: st.DataObject) -> None:
     dense, stack = dense_and_stack()
     # Axis 1 (channel) repeats the layer: it is written as a whole.
