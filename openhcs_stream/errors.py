@@ -18,6 +18,8 @@
           +-- DeadlineExceeded     (TimeoutError)  not done within the declared time
           +-- OutOfSpace           (MemoryError)  no memory for pixels within the quota
 
+Beside it there is one warning, `LossyConversion`, of what a conversion or a viewer can't hold.
+
 *Your* mistakes and the *peer's* are different classes on purpose: the first are mended in the
 calling code, the second are retried, reported or waited for. The text of each says what happened,
 with the values, and then what to do about it. It may quote what a peer sent, so it goes through
@@ -36,6 +38,7 @@ __all__ = [
     "ForkedStream",
     "InvalidItem",
     "ItemFailed",
+    "LossyConversion",
     "OutOfSpace",
     "PeerError",
     "ProtocolMismatch",
@@ -168,3 +171,11 @@ class DeadlineExceeded(PeerError, TimeoutError):
 
 class OutOfSpace(PeerError, MemoryError):
     """There is no memory for the pixels: the quota, the machine or /dev/shm is full."""
+
+
+class LossyConversion(UserWarning):
+    """What was asked for was done, and something of it is lost or not shown: the text says what.
+
+    It is issued where that matters: the words of a text, say, and not a colour. What else changes
+    is told by `openhcs_stream.rois.losses`.
+    """

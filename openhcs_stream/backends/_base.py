@@ -7,6 +7,7 @@ OpenHCS is imported.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from openhcs_stream.stream import Common, Receipt, Stream
 
 __all__ = ["StreamingBackend"]
+
+logger = logging.getLogger(__name__)
 
 _LOCAL_HOSTS = frozenset({"", "*", "localhost", "127.0.0.1", "::1", "0.0.0.0"})
 
@@ -367,7 +370,10 @@ def _send(stream: Stream, entry: _Entry, display: Display, source: str, images_d
     }
     place = dict(zip(where.components, where.place, strict=True))
     if entry.kind == "rois":
-        return stream.rois(entry.data, name=where.name, place=place, **common)
+        receipt = stream.rois(entry.data, name=where.name, place=place, warn=False, **common)
+        for remark in receipt.remarks:
+            logger.warning("%s, in %s.", entry.title, remark)
+        return receipt
     return stream.image(
         entry.data,
         name=where.name,

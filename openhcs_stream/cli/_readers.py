@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import zipfile
+import warnings
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from openhcs_stream.errors import InvalidItem, StreamError, UsageError
+from openhcs_stream.errors import InvalidItem, LossyConversion, StreamError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from openhcs_stream.rois import Roi
 
 __all__ = ["FileItem", "check", "read", "suffixes"]
 
@@ -26,7 +30,8 @@ _MAP_NBYTES = 64 << 20
 _WHOLE_NBYTES = 512 << 20
 #: GeoJSON and metadata files are read at once; larger ones are no such files.
 _TEXT_NBYTES = 1 << 30
-_ROI_NBYTES = 256 << 20
+
+_log = logging.getLogger(__name__)
 
 _COMPONENT_OF_AXIS = {"T": "time", "Z": "z", "C": "channel"}
 _UNITS = {
@@ -435,38 +440,35 @@ def _zarr_sizes(
 
 
 def _read_imagej_rois(path: Path) -> Iterator[FileItem]:
-    from openhcs_stream.rois import coerce
+    from openhcs_stream.rois import read_imagej
 
-    if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            blobs = [
-                archive.read(entry)
-                for entry in archive.infolist()
-                if entry.filename.lower().endswith(".roi") and _fits(entry, path)
-            ]
-        if not blobs:
-            raise UsageError(
-                f"{path} has no ROI in it.", cure="Save the ROI Manager's list from ImageJ."
-            )
-    else:
-        blobs = [path.read_bytes()]
-    yield FileItem("rois", path.stem, coerce(blobs))
-
-
-def _fits(entry: zipfile.ZipInfo, path: Path) -> bool:
-    """A few bytes of an archive can claim to be gigabytes."""
-    if entry.file_size > _ROI_NBYTES:
-        raise InvalidItem(
-            f"{entry.filename} in {path} would have {entry.file_size} bytes.",
-            cure="No ROI is that large; save the list anew.",
-        )
-    return True
+    yield _rois(path, partial(read_imagej, path))
 
 
 def _read_geojson(path: Path) -> Iterator[FileItem]:
-    from openhcs_stream.cli._roi_files import from_geojson
+    from openhcs_stream.rois import from_geojson
 
-    yield FileItem("rois", path.stem, from_geojson(json.loads(_text(path))))
+    yield _rois(path, partial(from_geojson, _text(path)))
+
+
+def _read_ome_rois(path: Path) -> Iterator[FileItem]:
+    from openhcs_stream.rois import from_ome
+
+    yield _rois(path, partial(from_ome, path))
+
+
+def _rois(path: Path, reader: Callable[[], list[Roi]]) -> FileItem:
+    """What is left out is told with the file's name, and not with a line of this package."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LossyConversion)
+        rois = reader()
+    for each in caught:
+        _log.warning("%s: %s", path, each.message)
+    if not rois and path.suffix.lower() in (".zip", ".xml"):  # an empty GeoJSON says so itself
+        raise UsageError(
+            f"{path} has no ROI in it.", cure="Check that they were saved to this file."
+        )
+    return FileItem("rois", path.stem, rois)
 
 
 # --- small things ---------------------------------------------------------------------------------
@@ -502,4 +504,5 @@ _READERS: dict[str, Callable[[Path], Iterator[FileItem]]] = {
     ".zip": _read_imagej_rois,
     ".geojson": _read_geojson,
     ".json": _read_geojson,
+    ".xml": _read_ome_rois,
 }

@@ -113,7 +113,7 @@ def _send(stream: Stream, item: FileItem) -> Receipt:
         case "labels":
             return stream.labels(item.data, axes=item.axes, **look)
         case "rois":
-            return stream.rois(item.data, **look)
+            return stream.rois(item.data, warn=False, **look)  # the report tells
 
 
 def _wait(receipts: Sequence[Receipt], progress: _Progress, timeout_s: float) -> None:
@@ -148,12 +148,19 @@ def _report(viewer: str, receipts: Sequence[Receipt], *, as_json: bool) -> int:
     if as_json:
         counts = {state: states.count(state) for state in ("displayed", "failed", "dropped")}
         failed = [{"item": each.name, "reason": each.reason} for each in failures]
-        print(json.dumps({"viewer": viewer, "sent": len(receipts), **counts, "failures": failed}))
+        remarks = [
+            {"item": each.name, "remark": remark} for each in receipts for remark in each.remarks
+        ]
+        lists = {"failures": failed, "remarks": remarks}
+        print(json.dumps({"viewer": viewer, "sent": len(receipts), **counts, **lists}))
     else:
         shown = states.count("displayed")
         print(f"{viewer} shows {shown} of {len(receipts)} items.")
         for each in failures:
             print(f"  {each.name}: {each.reason or each.state}", file=sys.stderr)
+        for each in receipts:
+            for remark in each.remarks:
+                print(f"  {each.name}, in {remark}.", file=sys.stderr)
     return 0 if receipts and not failures else 1
 
 

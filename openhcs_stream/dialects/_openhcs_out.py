@@ -511,7 +511,7 @@ class OpenHCSOut:
 
     def _shape(self, number: int, roi: Roi) -> dict[str, Any]:
         """One region as their napari has it."""
-        kind, yx = to_napari(roi)
+        kind, yx = to_napari(roi, warn=False)  # the stream has told
         metadata = {"label": roi.name or number}
         if kind == "rectangle":
             kind = "polygon"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from openhcs_stream.stream import Receipt, Stream
 
 __all__ = ["Replayed", "replay"]
+
+logger = logging.getLogger(__name__)
 
 #: Connections at once; of more recorded streams some share one.
 MAX_STREAMS = 16
@@ -164,7 +167,10 @@ def _send(stream: Stream, entry: Entry) -> Receipt:
             return stream.labels(pixels, name=name, axes=spec.axes, place=place, **common)
         case "rois":
             rois = roi_codecs.decode(entry.read().tobytes())
-            return stream.rois(rois, name=name, place=place, **common)
+            receipt = stream.rois(rois, name=name, place=place, warn=False, **common)
+            for remark in receipt.remarks:
+                logger.info("%s, in %s.", receipt, remark)
+            return receipt
         case "points":
             return stream.points(entry.read(), name=name, axes=spec.axes, place=place, **common)
         case "tracks":

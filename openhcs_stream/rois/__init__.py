@@ -13,10 +13,11 @@ from openhcs_stream.rois._files import read_imagej, write_imagej
 from openhcs_stream.rois._geojson import from_geojson, to_geojson
 from openhcs_stream.rois._imagej import from_imagej, from_roifile, to_imagej
 from openhcs_stream.rois._labels import from_labels
-from openhcs_stream.rois._losses import TARGETS, losses
+from openhcs_stream.rois._losses import TARGETS, losses, remarks
 from openhcs_stream.rois._model import KINDS, KindRow, Roi, RoiKind
-from openhcs_stream.rois._napari import from_napari, to_napari
 from openhcs_stream.rois._napari_edit import POINTS_PER_MARK, follow_napari
+from openhcs_stream.rois._napari_forms import from_napari, to_napari
+from openhcs_stream.rois._ome import from_ome
 from openhcs_stream.rois._raster import to_labels, to_mask
 from openhcs_stream.rois._wire import (
     BLOCK_VERSION,
@@ -51,10 +52,12 @@ __all__ = [
     "from_imagej",
     "from_labels",
     "from_napari",
+    "from_ome",
     "from_roifile",
     "looks_like_rois",
     "losses",
     "read_imagej",
+    "remarks",
     "to_geojson",
     "to_imagej",
     "to_labels",

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from openhcs_stream.errors import InvalidItem
+from openhcs_stream.rois._properties import is_text
 
 __all__ = [
     "ARROW_STYLES",
@@ -122,6 +123,9 @@ def misfit(details: Any, n_coordinates: int) -> str:
         for name in ("counters", "slices"):
             if len(getattr(details, name)) not in (0, n_coordinates):
                 return f"{len(getattr(details, name))} {name} for {n_coordinates} points"
-    elif isinstance(details, Text) and not abs(details.angle) < float("inf"):
-        return f"the angle {details.angle} is no number"
+    elif isinstance(details, Text):
+        if not abs(details.angle) < float("inf"):
+            return f"the angle {details.angle} is no number"
+        if not (is_text(details.text) and is_text(details.font)):
+            return f"{details.text!r} in {details.font!r} is no text of whole characters"
     return ""

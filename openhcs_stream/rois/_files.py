@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import re
+import struct
+import warnings
 import zipfile
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Final
 
-from openhcs_stream.errors import InvalidItem
+from openhcs_stream.errors import InvalidItem, LossyConversion
 from openhcs_stream.rois._imagej import from_imagej, to_imagej
+from openhcs_stream.rois._listed import listed_rois
 
 if TYPE_CHECKING:
     import os
@@ -28,6 +31,15 @@ _PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _LONGEST: Final = 120
+#: So many members that are left out are told one by one.
+_NAMED: Final = 5
+#: Where a ``.roi`` file says where its second header is, and there, where and how long its name is.
+_HEADER2_AT: Final = 60
+_NAME_AT: Final = 16
+_NAME_LENGTH_AT: Final = 20
+#: The name's place where a ROI was written without one. Its length is 0, at which ImageJ, and every
+#: other reader known, gives it the file's name and looks at no place; they write 0 there.
+_NAMELESS: Final = 1
 
 
 def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
@@ -36,13 +48,20 @@ def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
     Parameters
     ----------
     path : path
-        A ROI without a name gets that of its file, as ImageJ gives it. What else lies in a zip is
-        left out.
+        A ROI without a name gets that of its file, as ImageJ gives it, unless `write_imagej` wrote
+        it without. What else lies in a zip is left out.
+
+    Warns
+    -----
+    LossyConversion
+        Once, of all ROIs in a zip that are left out because they can't be read, with their files'
+        names and the reasons.
 
     Raises
     ------
     InvalidItem
-        The file is neither, or damaged, or unpacks to more than any list of ROIs.
+        The file is neither, or damaged, or unpacks to more than any list of ROIs; or not one of its
+        ROIs can be read.
     OSError
         It can't be read.
     """
@@ -52,10 +71,10 @@ def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
             if path.stat().st_size > MAX_ROI_NBYTES:
                 raise _too_large(path)
             file.seek(0)
-            return [_named(from_imagej(file.read()), path.name)]
+            return [_read(file.read(), path.name)]
     try:
         with zipfile.ZipFile(path) as archive:
-            return _unpacked(archive, path)
+            made, left_out = _unpacked(archive, path)
     except InvalidItem:
         raise
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
@@ -70,6 +89,20 @@ def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
         if type(error).__module__ in ("zlib", "struct"):
             raise _damaged(path, error) from error
         raise
+    if left_out:
+        more = f"; {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        told = f"{'; '.join(left_out[:_NAMED])}{more}"
+        if not made:
+            raise InvalidItem(
+                f"no ROI in {path.name!r} can be read: {told}.", cure="Save it anew in ImageJ."
+            )
+        warnings.warn(
+            f"of {path.name!r}, {len(left_out)} of {len(made) + len(left_out)} ROIs are left out, "
+            f"which can't be read: {told}.",
+            LossyConversion,
+            stacklevel=2,
+        )
+    return made
 
 
 def write_imagej(path: str | os.PathLike[str], rois: Roi | Iterable[Roi]) -> None:
@@ -81,34 +114,35 @@ def write_imagej(path: str | os.PathLike[str], rois: Roi | Iterable[Roi]) -> Non
         It is replaced where it exists.
     rois : Roi or iterable of Roi
         In a zip each file is named after its ROI, and made unique and safe for every system; the
-        ROI itself keeps its name.
+        ROI itself keeps its name. One without is numbered, and ImageJ names it by that; here it is
+        read without a name again.
 
     Raises
     ------
     InvalidItem
-        The path ends otherwise, several ROIs go to ``.roi``, or a property can't be written.
+        The path ends otherwise, several ROIs go to ``.roi``, something is no `Roi` (`coerce` makes
+        them of much else), or a property can't be written.
     """
-    from openhcs_stream.rois._model import Roi
-
     path = FilePath(path)
-    listed = [rois] if isinstance(rois, Roi) else list(rois)
+    listed = listed_rois(rois)
     ending = path.suffix.lower()
     if ending == ".roi" and len(listed) == 1:
-        path.write_bytes(to_imagej(listed[0]))
+        path.write_bytes(_written(listed[0]))
         return
     if ending != ".zip":
         raise InvalidItem(
             f"{len(listed)} ROIs can't be written to {path.name!r}.",
             cure="Write one to a file that ends in .roi, or any number to one that ends in .zip.",
         )
-    packed = [to_imagej(roi) for roi in listed]  # before the file: all or nothing
+    packed = [_written(roi) for roi in listed]  # before the file: all or nothing
     taken: set[str] = set()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, (roi, data) in enumerate(zip(listed, packed, strict=True), 1):
             archive.writestr(_file_name(roi.name, number, taken), data)
 
 
-def _unpacked(archive: zipfile.ZipFile, path: FilePath) -> list[Roi]:
+def _unpacked(archive: zipfile.ZipFile, path: FilePath) -> tuple[list[Roi], list[str]]:
+    """Read all ROIs, and tell of those that can't be."""
     members = [each for each in archive.infolist() if each.filename.lower().endswith(".roi")]
     total = sum(each.file_size for each in members)
     if total > MAX_FILE_NBYTES or any(each.file_size > MAX_ROI_NBYTES for each in members):
@@ -122,14 +156,45 @@ def _unpacked(archive: zipfile.ZipFile, path: FilePath) -> list[Roi]:
         raise InvalidItem(
             f"{path.name!r} has no ROI in it.", cure="Pass a file that the ROI Manager saved."
         )
-    return [_named(from_imagej(archive.read(each)), each.filename) for each in members]
+    made: list[Roi] = []
+    left_out: list[str] = []
+    for each in members:
+        # What the zip file itself says is wrong is no matter of one ROI.
+        data = archive.read(each)
+        try:
+            made.append(_read(data, each.filename))
+        except InvalidItem as error:
+            left_out.append(f"{each.filename!r}: {error.what.rstrip('.')}")
+    return made, left_out
 
 
-def _named(roi: Roi, file_name: str) -> Roi:
-    if roi.name:
+def _read(data: bytes, file_name: str) -> Roi:
+    roi = from_imagej(data)
+    if roi.name or _name_place(data) == (_NAMELESS, 0):
         return roi
     stem = file_name.rpartition("/")[2]
     return roi.replace(name=stem[:-4] if stem.lower().endswith(".roi") else stem)
+
+
+def _written(roi: Roi) -> bytes:
+    data = to_imagej(roi)
+    if roi.name:
+        return data
+    (header2,) = struct.unpack_from(">i", data, _HEADER2_AT)
+    changed = bytearray(data)
+    struct.pack_into(">i", changed, header2 + _NAME_AT, _NAMELESS)
+    return bytes(changed)
+
+
+def _name_place(data: bytes) -> tuple[int, int] | None:
+    """Where a file's name is, and how long; None where that isn't said."""
+    if len(data) < _HEADER2_AT + 4:
+        return None
+    (header2,) = struct.unpack_from(">i", data, _HEADER2_AT)
+    if header2 <= 0 or header2 + _NAME_LENGTH_AT + 4 > len(data):
+        return None
+    place, length = struct.unpack_from(">ii", data, header2 + _NAME_AT)
+    return place, length
 
 
 def _file_name(name: str, number: int, taken: set[str]) -> str:

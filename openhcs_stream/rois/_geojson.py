@@ -1,27 +1,35 @@
 """ROIs as GeoJSON, as QuPath writes and reads it.
 
 Coordinates are x, y in pixels, counted from the corner of the top-left pixel for every kind: lines
-and points move by half a pixel against the model. A feature's properties have QuPath's `name`,
-`color`, `classification`, `objectType` and `metadata`; the geometry has its `plane` and
-`isEllipse`. What GeoJSON has no place for (the kind, stroke width, group, an arrow's head) lies in
-the property `imagej`, which other programs ignore, and counts on reading where the geometry is
-still the same.
+and points move by half a pixel against the model. A feature's properties are QuPath's, see
+`openhcs_stream.rois._qupath`; the geometry has its `plane` and `isEllipse`. What GeoJSON has no
+place for (the kind, stroke width, group, an arrow's head) lies in the property `imagej`, which
+other programs ignore, and counts on reading where the geometry is still the same.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import reprlib
+import warnings
+from collections import Counter
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
-from openhcs_stream.errors import InvalidItem
+from openhcs_stream.errors import InvalidItem, LossyConversion
 from openhcs_stream.rois._details import Details, Text
-from openhcs_stream.rois._model import KINDS, Roi, is_color
+from openhcs_stream.rois._listed import listed_rois
+from openhcs_stream.rois._losses import warn_of
+from openhcs_stream.rois._model import KINDS, Roi
+from openhcs_stream.rois._nesting import polygons_of
 from openhcs_stream.rois._outline import rings
+from openhcs_stream.rois._qupath import fields_of, properties_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,79 +41,187 @@ __all__ = ["from_geojson", "to_geojson"]
 _log = logging.getLogger(__name__)
 
 _CURE: Final = "Export it anew as a GeoJSON FeatureCollection of polygons, lines and points."
+#: So many features that are left out are told one by one.
+_NAMED: Final = 5
 #: Kinds whose coordinates are those of the geometry; the others keep theirs beside it.
 _PLAIN: Final = frozenset(
     {"polygon", "freehand", "traced", "line", "polyline", "freeline", "angle", "arrow", "point"}
 )
-#: Properties of a ROI that are a feature's own, and not its metadata.
-_CLASS: Final = "classification"
-_CLASS_COLOR: Final = "classification_color"
-_TYPE: Final = "objectType"
-_ID: Final = "id"
+_AREAS: Final = frozenset({"Polygon", "MultiPolygon"})
+_OF_POINTS: Final = frozenset({"Point", "MultiPoint"})
+_GEOMETRIES: Final = _AREAS | _OF_POINTS | {"LineString", "MultiLineString"}
 
 
-def to_geojson(rois: Iterable[Roi]) -> dict[str, Any]:
+def to_geojson(rois: Roi | Iterable[Roi], *, warn: bool = True) -> dict[str, Any]:
     """Make a FeatureCollection, which ``json.dumps`` writes and QuPath reads.
 
     Parameters
     ----------
-    rois : iterable of Roi
-        `losses` tells what other programs don't see of one. `Roi.properties` go to the metadata,
-        but for "classification" (with "classification_color", as "#rrggbb"), "objectType"
-        ("annotation" where it is missing) and "id", which are the feature's own.
-    """
-    return {"type": "FeatureCollection", "features": [_feature(roi) for roi in rois]}
+    rois : Roi or iterable of Roi
+        `losses` tells what other programs don't see of one. `Roi.properties` that read as numbers
+        become QuPath's measurements, the others its metadata, but for "classification" (with
+        "classification_color", as "#rrggbb"), "objectType" ("annotation" where it is missing),
+        "isLocked" ("true"), "nucleusGeometry" (the JSON of a geometry) and "id", which have places
+        of their own.
+    warn : bool
+        False: no warning.
 
-
-def from_geojson(document: dict[str, Any] | list[Any]) -> list[Roi]:
-    """Read the ROIs of a GeoJSON document.
-
-    Parameters
-    ----------
-    document : dict or list
-        The decoded JSON: a FeatureCollection, a list of features (as QuPath writes), a feature or
-        a geometry. A polygon with holes and a MultiPolygon become a composite, a LineString a line
-        or polyline, a MultiLineString several, an ellipse of QuPath's an oval. A feature without a
-        geometry is left out, with a warning in the log.
+    Warns
+    -----
+    LossyConversion
+        Others will see less than was meant, such as a text as its box. `from_geojson` restores it.
 
     Raises
     ------
     InvalidItem
-        It is no GeoJSON.
+        Something in the list is no `Roi`; `coerce` makes them of much else.
+    """
+    listed = listed_rois(rois)
+    if warn:
+        warn_of(listed, "geojson")
+    return {"type": "FeatureCollection", "features": [_feature(roi) for roi in listed]}
+
+
+def from_geojson(
+    document: dict[str, Any] | list[Any] | str | bytes | os.PathLike[str],
+) -> list[Roi]:
+    """Read the ROIs of a GeoJSON document.
+
+    Parameters
+    ----------
+    document : dict, list, str, bytes or path
+        A FeatureCollection, a list of features (as QuPath writes), a feature or a geometry: decoded
+        (``json.load``), as the JSON text itself, or the ``pathlib.Path`` of a file of it.
+
+        A polygon with holes and a MultiPolygon become a composite, a LineString a line or polyline,
+        a MultiLineString several, an ellipse of QuPath's an oval. `Roi.properties` are texts: a
+        measurement 12.5 is "12.5" there, and `to_geojson` makes a number of it again.
+
+    Returns
+    -------
+    list of Roi
+        Features without a geometry, or with an empty one, have none.
+
+    Warns
+    -----
+    LossyConversion
+        Once, of all features that are left out because they can't be read, with their numbers and
+        the reasons, and of properties that are not kept or not shown: QuPath's nucleus.
+
+    Raises
+    ------
+    InvalidItem
+        It is no GeoJSON, or none of its features can be read.
+    OSError
+        The file can't be read.
     """
     made: list[Roi] = []
-    for geometry, feature in _geometries(document):
+    reading = _Reading()
+    for geometry, feature, number in reading.geometries(_decoded(document)):
         try:
-            made += _read(geometry, feature)
+            made += _read(geometry, feature, reading)
         except InvalidItem as error:
-            raise InvalidItem(f"in GeoJSON, {error.what}", cure=error.cure or _CURE) from error
+            reading.leave_out(number, error)
+    reading.end(made)
     return made
+
+
+class _Reading:
+    """What is told of one document, at its end."""
+
+    def __init__(self) -> None:
+        self._n_empty = 0
+        self._left_out: list[tuple[int | None, InvalidItem]] = []
+        self._told: Counter[str] = Counter()
+
+    def tell(self, what: str) -> None:
+        """Of one feature: something that is lost, or not shown."""
+        self._told[what] += 1
+
+    def leave_out(self, number: int | None, error: InvalidItem) -> None:
+        self._left_out.append((number, error))
+
+    def end(self, made: list[Roi]) -> None:
+        if self._n_empty:
+            _log.warning("%d features without a geometry have no ROI", self._n_empty)
+        if self._left_out and not made:
+            number, error = self._left_out[0]
+            where = "" if number is None else f"feature {number}: "
+            more = f" (and {len(self._left_out) - 1} more)" if len(self._left_out) > 1 else ""
+            raise InvalidItem(
+                f"in GeoJSON, {where}{error.what}{more}", cure=error.cure or _CURE
+            ) from error
+        lines = [f"{what} ({n} features)" for what, n in self._told.items()]
+        if self._left_out:
+            named = [f"{number} ({error.what})" for number, error in self._left_out[:_NAMED]]
+            if len(self._left_out) > _NAMED:
+                named.append(f"{len(self._left_out) - _NAMED} more")
+            lines.insert(0, f"features that can't be read are left out: {', '.join(named)}")
+        if lines:
+            warnings.warn(f"GeoJSON: {'; '.join(lines)}.", LossyConversion, stacklevel=3)
+
+    def geometries(
+        self, document: Any
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any], int | None]]:
+        """Every geometry that is no collection, with its feature and that one's number, from 0."""
+        # No recursion: the file decides on its depth.
+        stack: list[tuple[Any, dict[str, Any], int | None]] = [(document, {}, None)]
+        while stack:
+            node, feature, number = stack.pop()
+            match node:
+                case list():
+                    stack += _numbered(node, feature, number)
+                case {"type": "FeatureCollection", "features": list(features)}:
+                    stack += _numbered(features, {}, number)
+                case {"type": "GeometryCollection", "geometries": list(geometries)}:
+                    stack += [(child, feature, number) for child in reversed(geometries)]
+                case {"type": "Feature", "geometry": geometry}:
+                    if geometry is None:
+                        self._n_empty += 1
+                    else:
+                        stack.append((geometry, node, number))
+                case {"type": str(kind), "coordinates": []} if kind in _GEOMETRIES:
+                    self._n_empty += 1
+                case {"type": str(), "coordinates": list()}:
+                    yield node, feature, number
+                case _:
+                    wrong = InvalidItem(f"this is no GeoJSON: {reprlib.repr(node)}.", cure=_CURE)
+                    self.leave_out(number, wrong)
+
+
+def _numbered(
+    children: list[Any], feature: dict[str, Any], number: int | None
+) -> list[tuple[Any, dict[str, Any], int | None]]:
+    """Features' numbers are those of the outermost list."""
+    pairs = reversed(list(enumerate(children)))
+    return [(child, feature, i if number is None else number) for i, child in pairs]
+
+
+def _decoded(document: Any) -> Any:
+    if isinstance(document, os.PathLike):
+        document = FilePath(document).read_bytes()
+    if isinstance(document, (bytearray, memoryview)):
+        document = bytes(document)
+    if not isinstance(document, (str, bytes)):
+        return document
+    try:
+        return json.loads(
+            document.removeprefix("\ufeff") if isinstance(document, str) else document
+        )
+    except (ValueError, RecursionError) as error:
+        raise InvalidItem(
+            f"the text {reprlib.repr(document)} is no GeoJSON: {error}.",
+            cure="Pass the text of the document, what json.load made of it, or a pathlib.Path.",
+        ) from error
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
 def _feature(roi: Roi) -> dict[str, Any]:
-    metadata = dict(roi.properties)
-    properties: dict[str, Any] = {"objectType": metadata.pop(_TYPE, "annotation")}
-    name = roi.name or (roi.details.text if isinstance(roi.details, Text) else "")
-    if name:
-        properties["name"] = name
-    class_color = metadata.pop(_CLASS_COLOR, "")
-    if _CLASS in metadata:
-        properties[_CLASS] = {"name": metadata.pop(_CLASS)}
-        if _rgb(class_color):
-            properties[_CLASS]["color"] = _rgb(class_color)
-    if roi.stroke_color:
-        properties["color"] = _rgb(roi.stroke_color)
-    identity = metadata.pop(_ID, None)
-    if metadata:
-        properties["metadata"] = metadata
+    own, properties = properties_of(roi)
     properties["imagej"] = _rest(roi)
-    feature: dict[str, Any] = {"type": "Feature"}
-    if identity is not None:
-        feature["id"] = identity
-    return feature | {"geometry": _geometry(roi), "properties": properties}
+    return {"type": "Feature"} | own | {"geometry": _geometry(roi), "properties": properties}
 
 
 def _rest(roi: Roi) -> dict[str, Any]:
@@ -141,7 +257,9 @@ def _geometry(roi: Roi) -> dict[str, Any]:
     elif not roi.is_area:
         made = {"type": "LineString", "coordinates": (rings(roi)[0] + 0.5).tolist()}
     else:
-        polygons = _nested(rings(roi))
+        parts = _rings(roi)
+        closed = [[*part.tolist(), part[0].tolist()] for part in parts]
+        polygons = [[closed[i] for i in polygon] for polygon in polygons_of(parts)]
         made = (
             {"type": "Polygon", "coordinates": polygons[0]}
             if len(polygons) == 1
@@ -155,81 +273,20 @@ def _geometry(roi: Roi) -> dict[str, Any]:
     return made
 
 
-def _nested(parts: list[npt.NDArray[np.float64]]) -> list[list[list[list[float]]]]:
-    """Sort rings into polygons, each an outer ring and its holes, by which lies in which."""
-    closed = [[*part.tolist(), part[0].tolist()] for part in parts]
-    if len(parts) == 1:
-        return [closed]
-    lows = np.array([part.min(axis=0) for part in parts])
-    highs = np.array([part.max(axis=0) for part in parts])
-    around: list[list[int]] = []
-    for part in parts:
-        # The middle of the longest edge: rings may touch at their corners.
-        ends = np.roll(part, -1, axis=0)
-        longest = int(np.argmax(np.hypot(*(ends - part).T)))
-        x, y = (part[longest] + ends[longest]) / 2
-        may = ((lows <= (x, y)) & (highs >= (x, y))).all(axis=1)
-        around.append(
-            [i for i in np.flatnonzero(may).tolist()
-             if parts[i] is not part and _is_in(x, y, parts[i])]
-        )  # fmt: skip
-    polygons = {i: [closed[i]] for i in range(len(parts)) if len(around[i]) % 2 == 0}
-    for i, outer in enumerate(around):
-        if i not in polygons:
-            # Its polygon is the innermost of those around it that are outer rings themselves.
-            owners = [j for j in outer if j in polygons]
-            if owners:
-                polygons[max(owners, key=lambda j: len(around[j]))].append(closed[i])
-            else:  # rings that cross each other: better an island than nothing
-                polygons[i] = [closed[i]]
-    return list(polygons.values())
-
-
-def _is_in(x: float, y: float, ring: npt.NDArray[np.float64]) -> bool:
-    ends = np.roll(ring, -1, axis=0)
-    crossing = (ring[:, 1] <= y) != (ends[:, 1] <= y)
-    a, b = ring[crossing], ends[crossing]
-    at = a[:, 0] + (y - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])
-    return bool(np.count_nonzero(at > x) % 2)
-
-
-def _rgb(color: str) -> list[int]:
-    if not is_color(color) and not is_color(f"{color}ff"):
-        return []
-    return list(bytes.fromhex(color[1:7]))
+def _rings(roi: Roi) -> list[npt.NDArray[np.float64]]:
+    """Give an area's rings; a ring of GeoJSON has three vertices, one of fewer encloses nothing."""
+    found = rings(roi)
+    kept = [ring for ring in found if len(ring) >= 3]
+    return kept or [np.concatenate([found[0], found[0][:1], found[0][:1]])]
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _geometries(document: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every geometry that is no collection, with its feature."""
-    # No recursion: the file decides on its depth.
-    stack: list[tuple[Any, dict[str, Any]]] = [(document, {})]
-    while stack:
-        node, feature = stack.pop()
-        match node:
-            case list():
-                stack += [(child, feature) for child in reversed(node)]
-            case {"type": "FeatureCollection", "features": list(features)}:
-                stack += [(child, {}) for child in reversed(features)]
-            case {"type": "GeometryCollection", "geometries": list(geometries)}:
-                stack += [(child, feature) for child in reversed(geometries)]
-            case {"type": "Feature", "geometry": geometry}:
-                if geometry is None:
-                    _log.warning("a feature without a geometry is left out")
-                else:
-                    stack.append((geometry, node))
-            case {"type": str(), "coordinates": list()}:
-                yield node, feature
-            case _:
-                raise InvalidItem(f"this is no GeoJSON: {reprlib.repr(node)}.", cure=_CURE)
-
-
-def _read(geometry: dict[str, Any], feature: dict[str, Any]) -> list[Roi]:
+def _read(geometry: dict[str, Any], feature: dict[str, Any], reading: _Reading) -> list[Roi]:
     properties = feature.get("properties")
     properties = properties if isinstance(properties, dict) else {}
-    fields = _fields(properties, feature)
+    fields = fields_of(properties, feature, reading.tell)
     fields["position"] = _position(geometry.get("plane"))
     plain = _rois(geometry, fields)
     rest = properties.get("imagej")
@@ -264,63 +321,24 @@ def _restored(rest: dict[str, Any], plain: Roi, geometry: dict[str, Any]) -> Roi
     except (InvalidItem, msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
         _log.warning("the property imagej of a feature is left out: %s", error)
         return plain
-    again = _geometry(made)
-    if (again["type"], again["coordinates"]) != (geometry["type"], geometry["coordinates"]):
-        return plain
-    return made
+    return made if _is_at(made, geometry) else plain
 
 
-def _fields(properties: dict[str, Any], feature: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, str] = {}
-    identity, kind = feature.get("id"), properties.get(_TYPE)
-    if _is_label(identity):
-        kept[_ID] = str(identity)
-    if isinstance(kind, str) and kind != "annotation":
-        kept[_TYPE] = kind
-    given = properties.get(_CLASS)
-    if isinstance(given, dict):
-        names = given.get("names")
-        name = given.get("name")
-        if not isinstance(name, str) and isinstance(names, list):  # QuPath 0.6
-            name = ": ".join(str(each) for each in names)
-        if isinstance(name, str):
-            kept[_CLASS] = name
-        color = _color(given)
-        if color:
-            kept[_CLASS_COLOR] = color
-    elif isinstance(given, str):
-        kept[_CLASS] = given
-    for name in ("metadata", "measurements"):
-        values = properties.get(name)
-        if isinstance(values, dict):
-            kept |= {
-                key: value if isinstance(value, str) else str(value)
-                for key, value in values.items()
-                if isinstance(key, str) and isinstance(value, (str, int, float))
-            }
-    label = next(
-        (value for value in (properties.get("name"), properties.get("label")) if _is_label(value)),
-        "",
-    )
-    return {"name": str(label), "stroke_color": _color(properties), "properties": kept}
+def _is_at(roi: Roi, geometry: dict[str, Any]) -> bool:
+    """Whether a geometry is the ROI's; its rings may be sorted into polygons in another way."""
+    kind, coordinates = geometry["type"], geometry["coordinates"]
+    if roi.is_area:
+        return kind in _AREAS and _sorted(_rings(roi)) == _sorted(
+            _parts([coordinates] if kind == "Polygon" else coordinates)
+        )
+    if roi.kind == "point":
+        given = [coordinates] if kind == "Point" else coordinates
+        return kind in _OF_POINTS and np.array_equal(roi.coordinates + 0.5, _array(given))
+    return kind == "LineString" and np.array_equal(rings(roi)[0] + 0.5, _array(coordinates))
 
 
-def _is_label(value: Any) -> bool:
-    return isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
-
-
-def _color(values: dict[str, Any]) -> str:
-    """QuPath's [r, g, b], or the one signed number of its older versions."""
-    color, packed = values.get("color"), values.get("colorRGB")
-    if (
-        isinstance(color, list)
-        and len(color) == 3
-        and all(isinstance(part, int) and 0 <= part <= 255 for part in color)
-    ):
-        return "#" + bytes(color).hex() + "ff"
-    if isinstance(packed, int):
-        return f"#{packed & 0xFFFFFF:06x}ff"
-    return ""
+def _sorted(parts: list[npt.NDArray[np.float64]]) -> list[bytes]:
+    return sorted((_opened(part) + 0.0).tobytes() for part in parts)  # -0.0 becomes 0.0
 
 
 def _position(plane: Any) -> tuple[int, int, int]:
@@ -359,23 +377,27 @@ def _line(coordinates: Any, fields: dict[str, Any]) -> Roi:
 
 
 def _area(polygons: Any, geometry: dict[str, Any], fields: dict[str, Any]) -> Roi:
-    parts = []
-    for polygon in polygons:
-        if not isinstance(polygon, list) or not polygon:
-            raise InvalidItem("a polygon has no ring.", cure=_CURE)
-        for ring in polygon:
-            xy = _array(ring)
-            if len(xy) > 1 and np.array_equal(xy[0], xy[-1]):  # GeoJSON closes its rings
-                xy = xy[:-1]
-            parts.append(xy)
-    if not parts:
-        raise InvalidItem("a polygon has no ring.", cure=_CURE)
+    parts = _parts(polygons)
     if len(parts) > 1:
         return Roi.of_rings(parts, **fields)
     if geometry.get("isEllipse") is True and len(parts[0]):
         box = np.array([parts[0].min(axis=0), parts[0].max(axis=0)])
         return Roi("oval", box, **fields)
     return Roi("polygon", parts[0], **fields)
+
+
+def _parts(polygons: Any) -> list[npt.NDArray[np.float64]]:
+    """Give the rings of all polygons, without the vertices that close them."""
+    parts = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not polygon:
+            raise InvalidItem("a polygon has no ring.", cure=_CURE)
+        parts += [_opened(_array(ring)) for ring in polygon]
+    return parts
+
+
+def _opened(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return ring[:-1] if len(ring) > 1 and np.array_equal(ring[0], ring[-1]) else ring
 
 
 def _array(coordinates: Any) -> npt.NDArray[np.float64]:

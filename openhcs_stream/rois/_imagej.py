@@ -32,6 +32,8 @@ from openhcs_stream.rois._outline import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
 __all__ = ["from_imagej", "from_roifile", "to_imagej"]
@@ -77,10 +79,15 @@ def from_imagej(data: bytes | bytearray | memoryview) -> Roi:
     Raises
     ------
     InvalidItem
-        The bytes are no ROI, or an image.
+        The bytes are no ROI, or an image; or these are no bytes.
     """
     from roifile import ImagejRoi
 
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidItem(
+            f"{data!r:.200} is no content of a .roi file.",
+            cure="Pass bytes; read_imagej reads the file of a path, from_roifile an ImagejRoi.",
+        )
     try:
         ours = ImagejRoi.frombytes(bytes(data))
     except (ValueError, TypeError, IndexError, struct.error) as error:
@@ -437,7 +444,7 @@ def _properties(text: str) -> dict[str, str]:
     return {key: value.removeprefix(" ") for key, _, value in pairs}
 
 
-def _property_text(properties: dict[str, str]) -> str:
+def _property_text(properties: Mapping[str, str]) -> str:
     for key, value in properties.items():
         if ":" in key or "\n" in key + value:
             raise InvalidItem(
@@ -448,7 +455,7 @@ def _property_text(properties: dict[str, str]) -> str:
 
 
 def _utf16_length(text: str) -> int:
-    return len(text.encode("utf-16-be", "surrogatepass")) // 2
+    return len(text.encode("utf-16-be")) // 2
 
 
 def _write_texts(data: bytearray, texts: list[tuple[int, str]], name: str, props: str) -> None:
@@ -457,5 +464,5 @@ def _write_texts(data: bytearray, texts: list[tuple[int, str]], name: str, props
     (name_at,) = struct.unpack_from(">i", data, header2 + 16)
     (props_at,) = struct.unpack_from(">i", data, header2 + 40)
     for at, text in (*texts, (name_at, name), (props_at, props)):
-        encoded = text.encode("utf-16-be", "surrogatepass")
+        encoded = text.encode("utf-16-be")
         data[at : at + len(encoded)] = encoded

@@ -87,7 +87,12 @@ class _Edges:
         padded[1:-1, 1:-1] = image
         width = padded.shape[1]
         flat = padded.ravel()
-        inside = np.flatnonzero(flat)
+        # Only pixels that have a neighbour of another label: most of a large label have none.
+        core = flat[width:-width]
+        border = np.zeros(len(core), np.bool_)
+        for step in (-width, -1, 1, width):
+            border |= core != flat[width + step : len(flat) - width + step]
+        inside = np.flatnonzero(border & (core != 0)) + width
         #: Steps to the neighbour beyond each side, and forward along each side.
         beyond = np.array([-width, 1, width, -1])
         forward = np.array([1, width, -1, -width])

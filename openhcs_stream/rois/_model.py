@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeGuard, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeGuard, TypeVar, get_args
 
 import numpy as np
 
@@ -38,6 +38,12 @@ from openhcs_stream.rois._details import (
     Text,
     checked_details,
 )
+from openhcs_stream.rois._properties import (
+    NO_PROPERTIES,
+    Properties,
+    checked_properties,
+    is_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["BOXES", "KEPT_OPTIONS", "KINDS", "KindRow", "Roi", "RoiKind", "kind_of_code"]
+
+_Number = TypeVar("_Number", int, float)
 
 RoiKind: TypeAlias = Literal[
     "polygon",
@@ -120,6 +128,7 @@ KEPT_OPTIONS: Final = 0b11_1001_1111_1000
 
 #: ImageJ keeps the group in a byte, and since version 1.54 in two.
 MAX_GROUP: Final = 65535
+_LEAST_OF_RING: Final = 3  # vertices
 _COLOR = re.compile(r"#[0-9a-f]{8}")
 _LOOSE_COLOR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{4}|[0-9a-f]{6}|[0-9a-f]{8})", re.IGNORECASE)
 
@@ -151,7 +160,8 @@ class Roi:
         0 (none) to 65535.
     position : (c, z, t)
         Counted from 1; 0 where the ROI belongs to all channels, slices or frames.
-    properties : dict of str to str
+    properties : mapping of str to str, read-only
+        Equal to a dict of the same; `replace` gives a ROI with others.
     details : Corners, Path, Arrow, Text, Markers, Spline or None
         What the kind has besides coordinates. A rounded rectangle, composite, arrow and text must
         have theirs; outlines and lines may have `Spline`, points `Markers`.
@@ -176,7 +186,7 @@ class Roi:
     stroke_width: float = 0.0
     group: int = 0
     position: tuple[int, int, int] = (0, 0, 0)
-    properties: dict[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=Properties)
     details: Details | None = None
     flat_position: bool = False
     imagej_options: int = 0
@@ -193,33 +203,24 @@ class Roi:
         put(self, "coordinates", _checked_coordinates(row, self.coordinates))
         put(self, "stroke_color", _checked_color("stroke_color", self.stroke_color))
         put(self, "fill_color", _checked_color("fill_color", self.fill_color))
-        if not isinstance(self.name, str):
-            raise InvalidItem(f"the ROI's name {self.name!r} is no text.", cure="Pass a str.")
-        width = float(self.stroke_width)
-        if not (np.isfinite(width) and width >= 0):
+        if not is_text(self.name):
+            raise InvalidItem(
+                f"the ROI's name {self.name!r} is no text.", cure="Pass a str of whole characters."
+            )
+        width = _number(float, self.stroke_width)
+        if width is None or not (np.isfinite(width) and width >= 0):
             raise InvalidItem(
                 f"the stroke_width {self.stroke_width!r} is no width.", cure="Use 0 or more pixels."
             )
         put(self, "stroke_width", width)
-        group = int(self.group)
-        if not 0 <= group <= MAX_GROUP:
+        group = _number(int, self.group)
+        if group is None or not 0 <= group <= MAX_GROUP:
             raise InvalidItem(
-                f"the group {group} can't be kept.", cure=f"Use 0 (none) to {MAX_GROUP}."
+                f"the group {self.group!r} can't be kept.", cure=f"Use 0 (none) to {MAX_GROUP}."
             )
         put(self, "group", group)
-        position = tuple(int(number) for number in self.position)
-        if len(position) != 3 or not all(0 <= number < 2**31 for number in position):
-            raise InvalidItem(
-                f"the position {self.position!r} is no place in a stack.",
-                cure="Use (c, z, t), counted from 1, with 0 for 'any'.",
-            )
-        put(self, "position", position)
-        properties = dict(self.properties)
-        if not all(isinstance(text, str) for pair in properties.items() for text in pair):
-            raise InvalidItem(
-                f"the properties {properties!r} are no texts.", cure="Use a dict of str to str."
-            )
-        put(self, "properties", properties)
+        put(self, "position", _checked_position(self.position))
+        put(self, "properties", checked_properties(self.properties))
         wanted = row.details
         if self.details is None:
             if row.needs_details and wanted is not None:
@@ -235,10 +236,11 @@ class Roi:
         else:
             checked_details(self.details, len(self.coordinates))
         put(self, "flat_position", bool(self.flat_position))
-        options = int(self.imagej_options)
-        if options & ~KEPT_OPTIONS:
+        options = _number(int, self.imagej_options)
+        if options is None or options & ~KEPT_OPTIONS:
+            given = self.imagej_options if options is None else f"{options:#x}"
             raise InvalidItem(
-                f"the imagej_options {options:#x} have bits that a ROI keeps elsewhere.",
+                f"the imagej_options {given} have bits that a ROI keeps elsewhere.",
                 cure=f"Use bits of {KEPT_OPTIONS:#x}.",
             )
         put(self, "imagej_options", options)
@@ -253,14 +255,11 @@ class Roi:
         ----------
         vertices_yx : (N, 2) array, N >= 3
             y, x (row, column), whole numbers at pixel centres. A last vertex that repeats the
-            first is dropped.
+            first is dropped where 3 others remain: what has no area is a polygon all the same.
         **fields
             Any other field of `Roi`.
         """
-        vertices = _pairs(vertices_yx)
-        if len(vertices) > 1 and np.array_equal(vertices[0], vertices[-1]):
-            vertices = vertices[:-1]
-        return cls("polygon", vertices[:, ::-1] + 0.5, **fields)
+        return cls("polygon", _opened(_pairs(vertices_yx))[:, ::-1] + 0.5, **fields)
 
     @classmethod
     def polyline(cls, vertices_yx: npt.ArrayLike, **fields: Any) -> Self:
@@ -295,22 +294,18 @@ class Roi:
         ----------
         rings_yx : sequence of (N, 2) arrays, N >= 3
             y, x of each ring, whole numbers at pixel centres. What lies in an odd number of rings
-            is inside. A last vertex that repeats the first is dropped.
+            is inside. A last vertex that repeats the first is dropped, as in `polygon`.
         **fields
             Any other field of `Roi`.
         """
-        rings = []
-        for ring_yx in rings_yx:
-            ring = _pairs(ring_yx)
-            if len(ring) > 1 and np.array_equal(ring[0], ring[-1]):
-                ring = ring[:-1]
-            rings.append(ring[:, ::-1] + 0.5)
-        return cls.of_rings(rings, **fields)
+        return cls.of_rings(
+            [_opened(_pairs(ring_yx))[:, ::-1] + 0.5 for ring_yx in rings_yx], **fields
+        )
 
     @classmethod
     def of_rings(cls, rings: Sequence[npt.NDArray[np.float64]], **fields: Any) -> Self:
         """Make a composite of closed rings of (N, 2) x, y in ImageJ's convention."""
-        if not rings or min(map(len, rings)) < 3:
+        if not rings or min(map(len, rings)) < _LEAST_OF_RING:
             raise InvalidItem(
                 "a composite has no ring, or one of fewer than 3 vertices.", cure="Leave it out."
             )
@@ -356,12 +351,14 @@ class Roi:
         stroke_width: float,
         group: int,
         position: tuple[int, int, int],
-        properties: dict[str, str],
+        properties: Mapping[str, str],
         details: Details | None = None,
         flat_position: bool = False,
         imagej_options: int = 0,
     ) -> Self:
         """Make a ROI of values that were checked in bulk: a thirtieth of the constructor's time."""
+        if type(properties) is not Properties:
+            properties = Properties(properties) if properties else NO_PROPERTIES
         made: Any = _Draft(
             kind, coordinates, name, stroke_color, fill_color, stroke_width, group, position,
             properties, details, flat_position, imagej_options,
@@ -430,7 +427,7 @@ class _Draft:
         stroke_width: float,
         group: int,
         position: tuple[int, int, int],
-        properties: dict[str, str],
+        properties: Mapping[str, str],
         details: Details | None,
         flat_position: bool,
         imagej_options: int,
@@ -489,6 +486,33 @@ def _checked_coordinates(row: KindRow, coordinates: npt.ArrayLike) -> npt.NDArra
         pairs = pairs.copy()
     pairs.setflags(write=False)
     return pairs
+
+
+def _number(kind: type[_Number], value: Any) -> _Number | None:
+    """Convert a number; None where it is none."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _checked_position(given: Any) -> tuple[int, int, int]:
+    try:
+        c, z, t = (int(number) for number in given)
+    except (TypeError, ValueError, OverflowError):
+        c = z = t = -1
+    if not all(0 <= number < 2**31 for number in (c, z, t)):
+        raise InvalidItem(
+            f"the position {given!r} is no place in a stack.",
+            cure="Use (c, z, t), counted from 1, with 0 for 'any'.",
+        )
+    return c, z, t
+
+
+def _opened(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Leave out a last vertex that repeats the first, where a ring remains."""
+    is_closed = len(ring) > _LEAST_OF_RING and np.array_equal(ring[0], ring[-1])
+    return ring[:-1] if is_closed else ring
 
 
 def _pairs(coordinates: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -18,28 +18,19 @@ import numpy as np
 from openhcs_stream.errors import InvalidItem
 from openhcs_stream.rois._details import Arrow
 from openhcs_stream.rois._model import BOXES, Roi
-from openhcs_stream.rois._outline import major_first, rings
+from openhcs_stream.rois._outline import major_first, rectangle_width, rings, within_reach
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["from_napari", "to_napari"]
+__all__ = ["ellipse_corners", "roi_of_shape", "shape_of_roi", "unbridged"]
 
-#: Corners this near to an upright box, in pixels, are that box: napari's own arithmetic is float32.
+#: Corners this near to an upright box, in pixels, are that box.
 _UPRIGHT_TOLERANCE = 1e-5
 
 
-def to_napari(roi: Roi) -> tuple[str, npt.NDArray[np.float64]]:
-    """Give a ROI as napari takes it.
-
-    Returns
-    -------
-    shape_type : str
-        "polygon", "rectangle", "ellipse", "line" or "path" for a Shapes layer; "points" for a
-        Points layer.
-    data : (N, 2) float64
-        y, x. Four corners for a rectangle and an ellipse, in napari's order.
-    """
+def shape_of_roi(roi: Roi) -> tuple[str, npt.NDArray[np.float64]]:
+    """Give a ROI's shape type and (N, 2) y, x: what `to_napari` gives, without a warning."""
     shape_type = roi.row.napari
     xy = roi.coordinates
     if shape_type == "rectangle" or roi.kind == "oval":
@@ -47,9 +38,9 @@ def to_napari(roi: Roi) -> tuple[str, npt.NDArray[np.float64]]:
             (left, top), (right, bottom) = xy
             xy = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
         else:
-            (xy,) = rings(roi)
+            xy = _rectangle_corners(within_reach(xy))
     elif roi.kind == "ellipse":
-        xy = ellipse_corners(xy)
+        xy = ellipse_corners(within_reach(xy))
     elif roi.kind == "arrow":
         xy = _arrow(roi)
     elif roi.kind == "composite":
@@ -94,7 +85,7 @@ def unbridged(xy: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
 
 def _arrow(roi: Roi) -> npt.NDArray[np.float64]:
     """Draw an arrow in one go: along its shaft, then to both ends of its head."""
-    tail, tip = roi.coordinates
+    tail, tip = within_reach(roi.coordinates)
     assert isinstance(roi.details, Arrow)
     vector = tip - tail
     length = float(np.hypot(*vector))
@@ -109,42 +100,52 @@ def _arrow(roi: Roi) -> npt.NDArray[np.float64]:
     return np.array(made)
 
 
-def from_napari(shape_type: str, data: npt.ArrayLike) -> Roi:
-    """Make a ROI of one napari shape: the inverse of `to_napari`.
-
-    Parameters
-    ----------
-    shape_type : str
-        "polygon", "rectangle", "ellipse", "line", "path", or "points".
-    data : (N, 2) array
-        y, x. A rectangle that was turned becomes a rotated rectangle, an ellipse that was turned an
-        ellipse; either that was sheared a polygon or, for want of better, the nearest ellipse.
-        A polygon that returns to its first vertex after each ring becomes a composite.
+def roi_of_shape(shape_type: str, yx: npt.NDArray[np.float64]) -> Roi:
+    """Make a ROI of one shape: `from_napari` of a type and (N, 2) y, x.
 
     Raises
     ------
     InvalidItem
         The shape type is unknown, or the data can't be one.
     """
-    match shape_type:
+    match shape_type.lower():
         case "polygon":
-            roi = Roi.polygon(data)
+            roi = Roi.polygon(yx)
             parts = unbridged(roi.coordinates)
             return Roi.of_rings(parts) if len(parts) > 1 else roi
         case "path":
-            return Roi.polyline(data)
+            return Roi.polyline(yx)
         case "points":
-            return Roi.points(data)
+            return Roi.points(yx)
         case "line":
-            yx = np.asarray(data, np.float64)
             return Roi("line", yx[:, ::-1] if yx.ndim == 2 else yx)
-        case "rectangle" | "ellipse":
-            return _from_corners(shape_type, np.asarray(data, np.float64))
+        case "rectangle" | "ellipse" as box:
+            return _from_corners(box, _four_corners(box, yx))
         case _:
             raise InvalidItem(
                 f"napari has no shape type {shape_type!r}.",
                 cure="Use polygon, rectangle, ellipse, line, path or points.",
             )
+
+
+def _four_corners(shape_type: str, yx: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What napari makes of the two vertices by which a rectangle or an ellipse may be given."""
+    if not np.isfinite(yx).all():
+        raise InvalidItem(
+            f"a napari {shape_type} has coordinates that are infinite or no numbers.",
+            cure="Leave it out.",
+        )
+    if yx.shape == (2, 2):
+        first, last = yx if shape_type == "rectangle" else (yx[0] - yx[1], yx[0] + yx[1])
+        (top, left), (bottom, right) = np.minimum(first, last), np.maximum(first, last)
+        return np.array([(top, left), (bottom, left), (bottom, right), (top, right)])
+    if yx.shape == (4, 2):
+        return yx
+    raise InvalidItem(
+        f"a napari {shape_type} of shape {yx.shape} has no four corners, nor two.",
+        cure="Pass (4, 2) y, x; or two opposite corners of a rectangle, or the centre and the "
+        "radii of an ellipse.",
+    )
 
 
 def ellipse_corners(axes_xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -162,26 +163,41 @@ def ellipse_corners(axes_xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     )
 
 
+def _rectangle_corners(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Find the corners of a rotated rectangle: as ImageJ does, but in float64."""
+    start, end, _ = xy
+    along = end - start
+    length = float(np.hypot(*along))
+    if not length:
+        return np.array([start] * 4)
+    across = np.array([along[1], -along[0]]) * (rectangle_width(xy) / 2 / length)
+    return np.array([start + across, end + across, end - across, start - across])
+
+
+def _tolerance(yx: npt.NDArray[np.float64]) -> float:
+    """How far rounding may have moved a corner, pixels: napari keeps float32."""
+    with np.errstate(over="ignore"):
+        is_narrow = np.array_equal(yx.astype(np.float32), yx)
+    eps = float(np.finfo(np.float32 if is_narrow else np.float64).eps)
+    return min(max(_UPRIGHT_TOLERANCE, 4 * eps * float(np.abs(yx).max())), 0.25)
+
+
 def _from_corners(shape_type: str, yx: npt.NDArray[np.float64]) -> Roi:
-    if yx.shape != (4, 2):
-        raise InvalidItem(
-            f"a napari {shape_type} of shape {yx.shape} has no four corners.",
-            cure="Pass (4, 2) y, x.",
-        )
+    tolerance = _tolerance(yx)
     top, left = yx.min(axis=0)
     bottom, right = yx.max(axis=0)
     edges = np.abs(np.roll(yx, -1, axis=0) - yx)
-    if (edges.min(axis=1) <= _UPRIGHT_TOLERANCE).all():
+    if (edges.min(axis=1) <= tolerance).all():
         build = Roi.rectangle if shape_type == "rectangle" else Roi.oval
         return build(top + 0.5, left + 0.5, bottom + 0.5, right + 0.5)
     xy = yx[:, ::-1] + 0.5
     centre = xy.mean(axis=0)
     along, across = (xy[1] - xy[0]) / 2, (xy[3] - xy[0]) / 2
     if shape_type == "rectangle":
-        square = abs(float(along @ across)) <= _UPRIGHT_TOLERANCE * float(
-            np.hypot(*along) * np.hypot(*across)
-        )
-        closed = np.abs(xy[0] + xy[2] - xy[1] - xy[3]).max() <= _UPRIGHT_TOLERANCE
+        length, width = float(np.hypot(*along)), float(np.hypot(*across))
+        off = _UPRIGHT_TOLERANCE * length * width + tolerance * (length + width)
+        square = abs(float(along @ across)) <= off
+        closed = np.abs(xy[0] + xy[2] - xy[1] - xy[3]).max() <= 2 * tolerance
         if not (square and closed):
             return Roi.polygon(yx)
         return Roi("rotated rectangle", np.array([centre - along, centre + along, centre + across]))

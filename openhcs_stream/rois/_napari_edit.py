@@ -28,7 +28,7 @@ import numpy as np
 from openhcs_stream.rois._details import Arrow, Markers, Path, Spline, Text
 from openhcs_stream.rois._losses import STRAIGHT
 from openhcs_stream.rois._model import BOXES, Roi
-from openhcs_stream.rois._napari import from_napari, unbridged
+from openhcs_stream.rois._napari import roi_of_shape, unbridged
 from openhcs_stream.rois._outline import rings
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _box(roi: Roi, old: Array, now_type: str, new: Array) -> tuple[Roi, str]:
     """Rectangles and ellipses of all sorts: four corners, until somebody moves one of them."""
     if now_type not in ("rectangle", "ellipse"):
         return Roi.polygon(_kept_rows(roi, old, _open(new))), ""
-    made = from_napari(now_type, new)
+    made = roi_of_shape(now_type, new)
     if made.kind == roi.kind and roi.kind in BOXES:
         return _with_box(roi, made.coordinates, _corners(old)), ""
     return made, ""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CURVE_FLATNESS",
+    "FARTHEST",
     "aspect_ratio",
     "ellipse_vertices",
     "int_box",
@@ -41,8 +42,24 @@ __all__ = [
 ELLIPSE_VERTICES: Final = 72
 #: How far from a curve its straight pieces may be, in pixels, where ImageJ fills it.
 CURVE_FLATNESS: Final = 0.01
+#: ImageJ's bounds are integers of 32 bits: what is computed of vertices that lie farther from the
+#: origin is computed of the nearest place here, where float32 still has room for squares.
+FARTHEST: Final = 1e9
+#: ImageJ cuts a spline into pieces of two pixels, however long it is. Here it has as many pieces as
+#: there up to this number, that is up to a length of 131 072 pixels, more than a whole slide is
+#: wide; a longer one has this many longer ones. They are shorter where vertices are close: beside
+#: one vertex at 1 000 000 the rest of an outline moves by less than a thousandth of a pixel, and
+#: farther away float32 moves it more. Without it one changed byte of a file takes gigabytes.
+SPLINE_POINTS: Final = 1 << 16
+#: As many has a spline that is kept or drawn and not only filled, because napari takes some 20 ms
+#: to draw them: 2048 pixels in ImageJ's own pieces.
+DRAWN_SPLINE_POINTS: Final = 1 << 10
+#: A spline of many vertices has so many points for each of them, if that is more.
+_POINTS_OF_VERTEX: Final = 32
 _VERTICES_OF_SEGMENT: Final = (1, 1, 2, 3, 0)
 _DEEPEST: Final = 10  # a curve is halved so many times at most
+_MOST_PIECES: Final = 1 << 20  # of a path's curves together: very many are halved less often
+_SHALLOWEST: Final = 3
 _TINY: Final = np.float32(1.4e-45)  # Float.MIN_VALUE, from which ImageJ starts to look for the most
 
 
@@ -52,8 +69,9 @@ def rings(roi: Roi) -> list[npt.NDArray[np.float64]]:
     Returns
     -------
     list of (N, 2) float64
-        x, y in ImageJ's convention. Upright ovals have 72 vertices here; `to_mask` counts their
-        pixels by another rule.
+        x, y in ImageJ's convention, all finite. Upright ovals have 72 vertices here; `to_mask`
+        counts their pixels by another rule. A very long spline has `DRAWN_SPLINE_POINTS`, or 32
+        for each of its vertices where that is more.
     """
     xy = roi.coordinates
     match roi.kind:
@@ -61,29 +79,36 @@ def rings(roi: Roi) -> list[npt.NDArray[np.float64]]:
             return [_box_corners(xy)]
         case "oval":
             (left, top), (right, bottom) = xy
-            centre = (left + right) / 2, (top + bottom) / 2
+            # Halved first: the sum of two numbers that are finite need not be.
+            centre = left / 2 + right / 2, top / 2 + bottom / 2
             angle = np.linspace(0, 2 * np.pi, ELLIPSE_VERTICES, endpoint=False)
-            x = centre[0] + np.cos(angle) * (right - left) / 2
-            return [np.stack([x, centre[1] + np.sin(angle) * (bottom - top) / 2], axis=1)]
+            x = centre[0] + np.cos(angle) * (right / 2 - left / 2)
+            return [np.stack([x, centre[1] + np.sin(angle) * (bottom / 2 - top / 2)], axis=1)]
         case "ellipse":
-            return [ellipse_vertices(xy).astype(np.float64)]
+            return [ellipse_vertices(within_reach(xy)).astype(np.float64)]
         case "rotated rectangle":
-            return [rectangle_corners(xy).astype(np.float64)]
+            return [rectangle_corners(within_reach(xy)).astype(np.float64)]
         case "rounded rectangle":
             assert isinstance(roi.details, Corners)
-            (left, top), (right, bottom) = xy.tolist()
+            (left, top), (right, bottom) = within_reach(xy).tolist()
             points, segments = rounded_path(
                 left, top, right - left, bottom - top, roi.details.diameter
             )
             return path_rings(points, segments)
         case "composite":
             assert isinstance(roi.details, Path)
-            return path_rings(xy, roi.details.segments)
+            segments = roi.details.segments
+            return path_rings(within_reach(xy) if _has_curves(segments) else xy, segments)
         case _:
             if isinstance(roi.details, Spline):
-                relative, base = spline_relative(roi)
+                relative, base = spline_relative(roi, DRAWN_SPLINE_POINTS)
                 return [relative.astype(np.float64) + base]
             return [xy]
+
+
+def within_reach(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Move what lies beyond `FARTHEST` there."""
+    return xy if np.abs(xy).max() <= FARTHEST else np.clip(xy, -FARTHEST, FARTHEST)
 
 
 def is_whole(xy: Array) -> bool:
@@ -188,6 +213,10 @@ def rounded_path(
     return np.array(points, np.float64), b"\0\1\3\1\3\1\3\1\3\4"
 
 
+def _has_curves(segments: bytes) -> bool:
+    return b"\2" in segments or b"\3" in segments
+
+
 def path_rings(points: Array, segments: bytes) -> list[npt.NDArray[np.float64]]:
     """Cut a path into rings of straight pieces; open ones are closed by whoever fills them."""
     pairs: list[list[float]] = points.tolist()
@@ -195,6 +224,10 @@ def path_rings(points: Array, segments: bytes) -> list[npt.NDArray[np.float64]]:
     ring: list[tuple[float, float]] = []
     at = 0
     start = here = (0.0, 0.0)
+    n_curves = segments.count(2) + segments.count(3)
+    deepest = _DEEPEST
+    while deepest > _SHALLOWEST and n_curves << deepest > _MOST_PIECES:
+        deepest -= 1
 
     def finish() -> None:
         if ring:
@@ -218,7 +251,7 @@ def path_rings(points: Array, segments: bytes) -> list[npt.NDArray[np.float64]]:
         elif kind == 1:
             ring.append(ends[0])
         else:
-            ring.extend(_flattened([here, *ends], CURVE_FLATNESS**2, 0))
+            ring.extend(_flattened([here, *ends], CURVE_FLATNESS**2, deepest))
         here = ends[-1]
     finish()
     return made
@@ -255,11 +288,11 @@ def path_low(points: npt.NDArray[np.float64], segments: bytes) -> npt.NDArray[np
 
 
 def _flattened(
-    curve: list[tuple[float, float]], flat_squared: float, level: int
+    curve: list[tuple[float, float]], flat_squared: float, deepest: int
 ) -> list[tuple[float, float]]:
     """Give the ends of the straight pieces of a Bézier curve of three or four points."""
     first, last = curve[0], curve[-1]
-    if level >= _DEEPEST or all(
+    if deepest <= 0 or all(
         _distance_squared(first, last, control) < flat_squared for control in curve[1:-1]
     ):
         return [last]
@@ -268,10 +301,9 @@ def _flattened(
         curve = [((p[0] + q[0]) / 2, (p[1] + q[1]) / 2) for p, q in itertools.pairwise(curve)]
         left.append(curve[0])
         right.append(curve[-1])
-    level += 1
     return [
-        *_flattened(left, flat_squared, level),
-        *_flattened(right[::-1], flat_squared, level),
+        *_flattened(left, flat_squared, deepest - 1),
+        *_flattened(right[::-1], flat_squared, deepest - 1),
     ]
 
 
@@ -309,11 +341,27 @@ def most(xy: Floats) -> Floats:
     return found
 
 
-def spline_relative(roi: Roi) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """Compute the points of a spline, relative to their bounds, and the bounds' origin."""
+def spline_relative(roi: Roi, most: int = SPLINE_POINTS) -> tuple[Floats, npt.NDArray[np.float64]]:
+    """Compute the points of a spline, relative to their bounds, and the bounds' origin.
+
+    Parameters
+    ----------
+    roi : Roi
+        An outline or line with `Spline`.
+    most : int
+        Points that it may have, but for one of very many vertices.
+
+    Returns
+    -------
+    relative : (N, 2) float32
+    base : (2,) float64
+        Where vertices that are far away leave no room between others in float32, so that ImageJ
+        divides by zero, these are the vertices themselves: a polygon, or a line.
+    """
     is_line = not roi.is_area
-    relative, base = relative_vertices(roi.coordinates)
+    relative, base = relative_vertices(within_reach(roi.coordinates))
     n_points = max(100, int(_length(roi, relative, is_line) / 2.0))
+    n_points = min(n_points, max(most, _POINTS_OF_VERTEX * len(relative)))
     closed = relative if is_line else np.concatenate([relative, relative[:1]])
     positions = np.zeros(len(closed), np.float32)
     for i in range(1, len(closed)):
@@ -321,12 +369,26 @@ def spline_relative(roi: Roi) -> tuple[Floats, npt.NDArray[np.float64]]:
         dx, dy = closed[i] - closed[i - 1]
         step = np.float32(math.sqrt(math.sqrt(dx * dx + dy * dy)))
         positions[i] = positions[i - 1] + max(step, np.float32(0.001))
-    at = np.arange(n_points, dtype=np.float64) * (float(positions[-1]) / (n_points - 1))
+    end = float(positions[-1])
+    if not is_line:
+        positions, closed = _around(positions, closed)
+    if not (np.diff(positions) > 0).all():
+        return relative, base
+    at = np.arange(n_points, dtype=np.float64) * (end / (n_points - 1))
     spline = np.stack(
-        [_Spline(positions, closed[:, axis], not is_line).at(at) for axis in (0, 1)], axis=1
+        [_Spline(positions, closed[:, axis]).at(at) for axis in (0, 1)], axis=1
     ).astype(np.float32)
     spline = spline + base.astype(np.float32)
     return relative_vertices(spline.astype(np.float64))
+
+
+def _around(x: Floats, xy: Floats) -> tuple[Floats, Floats]:
+    """Let the knots of a closed spline go on for 7 more at both ends."""
+    n = len(x)
+    more = min(7, n - 1)
+    before, after = slice(n - 1 - more, n - 1), slice(1, more + 1)
+    x = np.concatenate([x[before] - x[-1], x, x[after] - x[0] + x[-1]])
+    return x, np.concatenate([xy[before], xy, xy[after]])
 
 
 def _length(roi: Roi, xy: Floats, is_line: bool) -> float:
@@ -370,16 +432,10 @@ def _traced_length(xy: list[list[int]]) -> float:
 
 
 class _Spline:
-    """A cubic spline through knots in float32; a closed one goes on for 7 knots at both ends."""
+    """A cubic spline through knots in float32, which rise."""
 
-    def __init__(self, x: Floats, y: Floats, closed: bool) -> None:
+    def __init__(self, x: Floats, y: Floats) -> None:
         n = len(x)
-        if closed:
-            more = min(7, n - 1)
-            before, after = slice(n - 1 - more, n - 1), slice(1, more + 1)
-            x = np.concatenate([x[before] - x[-1], x, x[after] - x[0] + x[-1]])
-            y = np.concatenate([y[before], y, y[after]])
-            n = len(x)
         self._x, self._y = x, y
         second, factor = [0.0] * n, [0.0] * n
         knots: list[float] = x.astype(np.float64).tolist()

@@ -15,7 +15,7 @@ Source: ImageJ 1.54p ``PolygonFiller``, ``OvalRoi``, ``PointRoi``, ``ImageProces
 
 from __future__ import annotations
 
-import itertools
+import logging
 import math
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -25,9 +25,11 @@ import numpy as np
 from openhcs_stream.errors import InvalidItem
 from openhcs_stream.rois import _outline
 from openhcs_stream.rois._details import Corners, Path, Spline
+from openhcs_stream.rois._listed import listed_rois
+from openhcs_stream.rois._losses import warn_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -38,69 +40,85 @@ if TYPE_CHECKING:
 
 __all__ = ["to_labels", "to_mask"]
 
+_log = logging.getLogger(__name__)
+
 #: Crossings this near to the border of a pixel are computed again, step by step as ImageJ does.
 _NEAR: Final = 1e-9
 #: Plain polygons of so few vertices and pixels a side are painted so many at a time.
 _PLAIN: Final = frozenset({"polygon", "freehand", "traced"})
 _FEW: Final = 256
 _BATCH: Final = 256
-#: ImageJ's bounds are integers of 32 bits; what lies farther away is moved here.
-_FARTHEST: Final = 1e9
 #: Crossings of rows and edges that are looked at in one go.
 _CROSSINGS: Final = 1 << 21
 #: An edge of more rows is not: ImageJ has no image so tall.
 _TALLEST: Final = 1 << 20
-_NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,19}")
+#: The largest label.
+_LARGEST_LABEL: Final = (1 << 64) - 1
 
 
-def to_mask(roi: Roi, shape: tuple[int, int]) -> Mask:
+def to_mask(roi: Roi | Iterable[Roi], shape: tuple[int, int]) -> Mask:
     """Mark the pixels of a ROI in an image, by ImageJ's rule (see this module's text).
 
     Parameters
     ----------
-    roi : Roi
-        Any kind.
+    roi : Roi, or iterable of Roi
+        Any kind. Of several, what lies in any of them is marked.
     shape : (height, width)
         In pixels.
 
     Returns
     -------
     (Y, X) bool array
-        What lies outside of the image is cut off.
+        What lies outside of the image is cut off. However far a ROI reaches, no more memory is
+        taken than the image and its vertices need.
     """
     mask = np.zeros(_checked_shape(shape), np.bool_)
-    top, left, part = _part(roi, *mask.shape)
-    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    for each in listed_rois(roi):
+        top, left, part = _part(each, *mask.shape)
+        mask[top : top + part.shape[0], left : left + part.shape[1]] |= part
     return mask
 
 
-def to_labels(rois: Iterable[Roi], shape: tuple[int, int]) -> npt.NDArray[Any]:
+def to_labels(
+    rois: Roi | Iterable[Roi], shape: tuple[int, int], *, warn: bool = True
+) -> npt.NDArray[Any]:
     """Paint ROIs into a label image, by the same rule as `to_mask`; the later covers the earlier.
 
     Parameters
     ----------
-    rois : iterable of Roi
+    rois : Roi, or iterable of Roi
         One whose name is a whole number from 1, as `from_labels` names them, has that label. The
-        others have the numbers that follow the greatest of these, in their order.
+        others have the numbers that follow the greatest of these, in their order; so has one whose
+        number an earlier one has already, because two ROIs are two objects, and `from_labels` makes
+        one composite of a label in several parts. The log tells how many these are.
     shape : (height, width)
         In pixels.
+    warn : bool
+        False: neither warn nor log.
 
     Returns
     -------
-    (Y, X) array of uint16, or uint32 where a label is larger
+    (Y, X) array of uint16, or uint32 or uint64 where a label is larger
         0 where there is no ROI.
+
+    Warns
+    -----
+    LossyConversion
+        Words, arrow heads or markers are lost.
     """
+    rois = listed_rois(rois)
+    if warn:
+        warn_of(rois, "labels")
     height, width = _checked_shape(shape)
-    rois = list(rois)
-    numbers = [int(roi.name) if _NUMBER.fullmatch(roi.name) else 0 for roi in rois]
-    following = max(numbers, default=0)
-    labels = np.zeros(
-        (height, width), np.uint16 if following + numbers.count(0) < 1 << 16 else np.uint32
-    )
-    for i, number in enumerate(numbers):
-        if not number:
-            following += 1
-            numbers[i] = following
+    numbers, n_taken = _numbers([roi.name for roi in rois])
+    if n_taken and warn:
+        _log.warning(
+            "to_labels: %d of %d ROIs are named by a number that another has already: they have "
+            "the labels that follow the greatest",
+            n_taken, len(rois),
+        )  # fmt: skip
+    labels = np.zeros((height, width), _dtype_of(max(numbers, default=0)))
     small: list[int] = []  # polygons that wait to be painted together
     for i, roi in enumerate(rois):
         if _is_small(roi):
@@ -115,25 +133,52 @@ def to_labels(rois: Iterable[Roi], shape: tuple[int, int]) -> npt.NDArray[Any]:
     return labels
 
 
+def _numbers(names: list[str]) -> tuple[list[int], int]:
+    """Give each name its label; count those whose own is another's already."""
+    numbers = [int(name) if _NUMBER.fullmatch(name) else 0 for name in names]
+    own = {each for each in numbers if 0 < each <= _LARGEST_LABEL}
+    following = max(own, default=0)
+    if following > _LARGEST_LABEL - len(names):  # too few follow: those from 1 that are free
+        following = 0
+    seen: set[int] = set()
+    n_taken = 0
+    for i, number in enumerate(numbers):
+        n_taken += number in seen
+        if not 0 < number <= _LARGEST_LABEL or number in seen:
+            following += 1
+            while following in own:
+                following += 1
+            numbers[i] = following
+        else:
+            seen.add(number)
+    return numbers, n_taken
+
+
+def _dtype_of(largest: int) -> type[np.unsignedinteger[Any]]:
+    if largest < 1 << 16:
+        return np.uint16
+    return np.uint32 if largest < 1 << 32 else np.uint64
+
+
 def _is_small(roi: Roi) -> bool:
     xy = roi.coordinates
     return (
         roi.kind in _PLAIN
         and roi.details is None
         and len(xy) <= _FEW
-        and bool((np.abs(xy) < _FARTHEST).all())
+        and bool((np.abs(xy) < _outline.FARTHEST).all())
         and bool((np.ptp(xy, axis=0) <= _FEW).all())
     )
 
 
 def _paint_small(
-    labels: npt.NDArray[Any], all_rois: list[Roi], all_numbers: list[int], which: list[int]
+    labels: npt.NDArray[Any], all_rois: Sequence[Roi], all_numbers: list[int], which: list[int]
 ) -> None:
     """Do what `_part` and `_filled` do, for many polygons in one go; then none waits."""
     if not which:
         return
     rois = [all_rois[i] for i in which]
-    numbers = np.array([all_numbers[i] for i in which])
+    numbers = np.array([all_numbers[i] for i in which], labels.dtype)
     which.clear()
     height, width = labels.shape
     counts = np.array([len(roi.coordinates) for roi in rois])
@@ -202,8 +247,8 @@ def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
 
 def _part(roi: Roi, height: int, width: int) -> tuple[int, int, Mask]:
     """Find the top, left and mask of what lies in an image: no larger than the image, or empty."""
-    if np.abs(roi.coordinates).max() > _FARTHEST:
-        roi = roi.replace(coordinates=np.clip(roi.coordinates, -_FARTHEST, _FARTHEST))
+    if np.abs(roi.coordinates).max() > _outline.FARTHEST:
+        roi = roi.replace(coordinates=_outline.within_reach(roi.coordinates))
     xy = roi.coordinates
     match roi.kind:
         case "rectangle" | "text":
@@ -361,8 +406,17 @@ def _drawn(ends: npt.NDArray[np.float64], height: int, width: int) -> tuple[int,
     A piece that comes from outside begins at the image's border, as in ImageJ: which pixels it has
     depends, where it passes between two, on the image's size.
     """
-    cells = []
-    for start, end in itertools.pairwise(ends.tolist()):
+    starts, stops = ends[:-1], ends[1:]
+    low, high = np.minimum(starts, stops), np.maximum(starts, stops)
+    seen = (high >= 0).all(axis=1) & (low < (width, height)).all(axis=1)
+    if not seen.any():
+        return 0, 0, np.zeros((0, 0), np.bool_)
+    left, top = np.maximum(low[seen].min(axis=0), 0).astype(np.int64).tolist()
+    right, bottom = np.minimum(high[seen].max(axis=0) + 1, (width, height)).astype(int).tolist()
+    part = np.zeros((bottom - top, right - left), np.bool_)
+    waiting: list[npt.NDArray[np.float64]] = []
+    n_waiting = 0
+    for start, end in zip(starts[seen].tolist(), stops[seen].tolist(), strict=True):
         dx, dy = end[0] - start[0], end[1] - start[1]
         n = max(abs(dx), abs(dy))
         steps = (dx / n, dy / n) if n else (0.0, 0.0)
@@ -378,8 +432,24 @@ def _drawn(ends: npt.NDArray[np.float64], height: int, width: int) -> tuple[int,
             walk = np.empty((int(last - first) + 1, 2))
             walk[0] = start[0] + first * steps[0], start[1] + first * steps[1]
             walk[1:] = steps
-            cells.append(_rounded(np.add.accumulate(walk)))
-    return _cells(np.concatenate(cells) if cells else np.empty((0, 2)), height, width)
+            waiting.append(np.add.accumulate(walk))
+            n_waiting += len(walk)
+            if n_waiting > _CROSSINGS:  # many long pieces have very many pixels, the same ones
+                _mark(part, waiting, left, top)
+                n_waiting = 0
+    _mark(part, waiting, left, top)
+    return top, left, part
+
+
+def _mark(part: Mask, places: list[npt.NDArray[np.float64]], left: int, top: int) -> None:
+    """Mark x, y in a part of an image that begins at its left and top; then none waits."""
+    if not places:
+        return
+    cells = _rounded(np.concatenate(places)) - (left, top)
+    places.clear()
+    cells = cells[(cells >= 0).all(axis=1) & (cells < part.shape[::-1]).all(axis=1)]
+    x, y = cells.astype(np.int64).T
+    part[y, x] = True
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

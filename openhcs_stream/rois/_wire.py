@@ -1,8 +1,12 @@
 """A list of ROIs as one block of bytes: columns, not one record for each shape.
 
 The block is one MessagePack array (see `_Block`), so that msgspec checks every type. Numbers lie in
-it as little-endian binary columns; a column that is all default is left out. Vertices go as float32
-where that loses nothing (all that ImageJ holds does), else as float64.
+it as little-endian binary columns; a column that is all default is left out.
+
+Vertices go as float32 where that loses nothing (all that ImageJ holds does), and else, exactly as
+well, as float64, up to 8 MiB of them. Of a larger list they go as float32 from an origin for each
+ROI, whole numbers next to its first vertex: a coordinate is then off by at most 2**-24 (a
+16-millionth) of how far from its origin it lies, and a rectangle keeps its corners in their order.
 
 What some kinds have besides vertices are maps with a "type" and its fields: "corners" (diameter),
 "path" (segments: one byte each, 0 move to, 1 line to, 2 and 3 quadratic and cubic curve, 4 close;
@@ -15,6 +19,8 @@ texts have theirs; a field that is missing has its default.
 from __future__ import annotations
 
 import gc
+from contextlib import contextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -24,17 +30,21 @@ from msgspec import Meta, Struct
 from openhcs_stream.errors import ProtocolViolation
 from openhcs_stream.rois._details import Details, misfit
 from openhcs_stream.rois._model import BOXES, KEPT_OPTIONS, KINDS, Roi, is_color, kind_of_code
+from openhcs_stream.rois._properties import NO_PROPERTIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
 __all__ = ["BLOCK_VERSION", "MAX_ROIS", "decode", "encode", "estimated_nbytes"]
 
-BLOCK_VERSION: Final = 2
+BLOCK_VERSION: Final = 3
 #: ROIs that one block may hold.
 MAX_ROIS: Final = 1 << 24
+
+#: Coordinates of a list that go as float64 where float32 would lose something, bytes.
+MAX_EXACT_NBYTES: Final = 8 << 20
 
 _COUNT: Final = np.dtype("<u4")
 _WIDE: Final = np.dtype("<f8")
@@ -60,6 +70,7 @@ class _Head(Struct, frozen=True, array_like=True, gc=False):
     counts: msgspec.Raw
     itemsize: int
     coordinates: msgspec.Raw
+    origins: msgspec.Raw = msgspec.Raw(b"\xc4\0")
 
 
 class _Block(Struct, frozen=True, array_like=True, gc=False):
@@ -71,6 +82,8 @@ class _Block(Struct, frozen=True, array_like=True, gc=False):
     counts: memoryview  #: n uint32: vertices of each ROI
     itemsize: Annotated[int, Meta(ge=4, le=8)]  #: 4 (float32) or 8 (float64)
     coordinates: memoryview  #: x, y of all vertices, in the order of the ROIs
+    #: n times x, y: float64, to be added to the ROI's coordinates; empty: they are the numbers
+    origins: memoryview = memoryview(b"")
     names: _Texts = ()
     stroke_colors: _Texts = ()
     fill_colors: _Texts = ()
@@ -90,24 +103,28 @@ _head_decoder = msgspec.msgpack.Decoder(_Head)
 
 
 def encode(rois: Iterable[Roi]) -> bytes:
-    """Encode a list of ROIs; coordinates as float32 where that loses nothing, else as float64."""
+    """Encode a list of ROIs.
+
+    Their coordinates are kept exactly where float32 holds them, or as float64 they take up to
+    `MAX_EXACT_NBYTES`. Those of larger lists are off by at most 2**-24 of how far they lie from
+    the first vertex of their ROI, or from the next whole number beside that.
+    """
     rois = list(rois)
     n = len(rois)
     coordinates = (
         np.concatenate([roi.coordinates for roi in rois]) if rois else np.empty((0, 2), np.float64)
     )
-    # A number beyond float32 becomes infinite here and is then found unequal.
-    with np.errstate(over="ignore"):
-        narrow = coordinates.astype(_NARROW)
-    packed = narrow if np.array_equal(narrow, coordinates) else coordinates.astype(_WIDE)
+    counts = np.array([len(roi.coordinates) for roi in rois], _COUNT)
+    packed, origins = _packed_coordinates(coordinates, counts)
     return _encoder.encode(
         _Block(
             version=BLOCK_VERSION,
             n=n,
             kinds=memoryview(bytes(KINDS[roi.kind].code for roi in rois)),
-            counts=_packed([len(roi.coordinates) for roi in rois], _COUNT),
+            counts=memoryview(counts.tobytes()),
             itemsize=packed.itemsize,
             coordinates=memoryview(packed.tobytes()),
+            origins=memoryview(origins.tobytes()),
             names=_column([roi.name for roi in rois]),
             stroke_colors=_column([roi.stroke_color for roi in rois]),
             fill_colors=_column([roi.fill_color for roi in rois]),
@@ -127,6 +144,25 @@ def encode(rois: Iterable[Roi]) -> bytes:
     )
 
 
+def _packed_coordinates(
+    coordinates: npt.NDArray[np.float64], counts: npt.NDArray[np.uint32]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Choose the numbers in which coordinates travel, and the origins that are taken off them."""
+    none = np.empty(0, _WIDE)
+    # A number beyond float32 becomes infinite here and is then found unequal.
+    with np.errstate(over="ignore"):
+        narrow = coordinates.astype(_NARROW)
+        if np.array_equal(narrow, coordinates):
+            return narrow, none
+        if coordinates.nbytes > MAX_EXACT_NBYTES:
+            firsts = np.cumsum(counts, dtype=np.int64) - counts
+            origins = np.rint(coordinates[firsts])
+            narrow = (coordinates - np.repeat(origins, counts, axis=0)).astype(_NARROW)
+            if np.isfinite(narrow).all():
+                return narrow, origins.astype(_WIDE)
+    return coordinates.astype(_WIDE), none
+
+
 def estimated_nbytes(block: bytes) -> int:
     """Return about how much memory the list of a block takes, before it is decoded.
 
@@ -140,7 +176,7 @@ def estimated_nbytes(block: bytes) -> int:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _violation(f"its bytes can't be read: {error}") from error
     coordinates = len(memoryview(head.coordinates))
-    rest = len(block) - coordinates
+    rest = len(block) - coordinates - len(memoryview(head.origins))
     return head.n * _ROI_NBYTES + 2 * coordinates + _REST_FACTOR * rest
 
 
@@ -170,6 +206,10 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
     narrow = _NARROW if columns.itemsize == 4 else _WIDE
     coordinates = _unpacked(columns.coordinates, narrow, total * 2, "coordinates")
     coordinates = coordinates.astype(np.float64).reshape(total, 2)
+    if len(columns.origins):
+        origins = _unpacked(columns.origins, _WIDE, n * 2, "origins").reshape(n, 2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            coordinates += np.repeat(origins, counts, axis=0)
     if not np.isfinite(coordinates).all():
         raise _violation("a coordinate is infinite or no number")
     ends = np.cumsum(counts)
@@ -182,7 +222,6 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
     if not all(0 <= width < float("inf") for width in set(widths)):
         raise _violation("a stroke width is negative, infinite or no number")
     groups = _optional(columns.groups, _GROUP, n, 0, "groups")
-    positions = _optional_positions(columns.positions, n)
     names = _texts(columns.names, n, "", "names")
     stroke_colors = _texts(columns.stroke_colors, n, "", "stroke_colors")
     fill_colors = _texts(columns.fill_colors, n, "", "fill_colors")
@@ -191,34 +230,46 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
             raise _violation(f"{color!r} is no colour")
     if columns.properties and len(columns.properties) != n:
         raise _violation(f"its properties are {len(columns.properties)}, not {n}")
-    properties: Iterable[dict[str, str]] = columns.properties or ({} for _ in range(n))
+    properties: Iterable[Mapping[str, str]] = columns.properties or repeat(NO_PROPERTIES, n)
     flat = _optional(columns.flat_positions, _FLAG, n, 0, "flat_positions")
     options = _optional(columns.imagej_options, _OPTIONS, n, 0, "imagej_options")
     if any(each & ~KEPT_OPTIONS for each in set(options)):
         raise _violation("its imagej_options have bits that are kept elsewhere")
     details = _checked_details(columns.details, codes, counts)
-    kinds = [row.kind for code in codes.tolist() if (row := kind_of_code(code))]
-    # While so many objects are made, the collector walks over all that there are again and again,
-    # and finds nothing: a third of the time.
+    details_of = map(details.get, range(n)) if details else repeat(None, n)
+    with _no_collection():
+        return [
+            Roi.unchecked(
+                kind, coordinates[start:end], name, stroke, fill, width, group, position,
+                props, more, flag != 0, bits,
+            )
+            for
+            kind, start, end, name, stroke, fill, width, group, position, props, more, flag, bits
+            in zip(
+                map(_KINDS_BY_CODE.__getitem__, codes.tolist()), (ends - counts).tolist(),
+                ends.tolist(), names, stroke_colors, fill_colors, widths, groups,
+                _optional_positions(columns.positions, n), properties, details_of, flat, options,
+                strict=True,
+            )
+        ]  # fmt: skip
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Rest the collector while many objects are made.
+
+    It walks over all that there are again and again, and finds nothing: a third of the time.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
-        return [
-            Roi.unchecked(
-                kind, coordinates[end - count : end], name, stroke, fill, width, group, position,
-                props, details.get(i), flag != 0, bits,
-            )
-            for i, kind, count, end, name, stroke, fill, width, group, position, props, flag, bits
-            in zip(
-                range(n), kinds, counts.tolist(), ends.tolist(), names, stroke_colors, fill_colors,
-                widths, groups, positions, properties, flat, options, strict=True,
-            )
-        ]  # fmt: skip
+        yield
     finally:
         if collects:
             gc.enable()
 
 
+_KINDS_BY_CODE: Final = {row.code: row.kind for row in KINDS.values()}
 _BOX_CODES: Final = [row.code for row in KINDS.values() if row.kind in BOXES]
 _NEED_DETAILS: Final = [row.code for row in KINDS.values() if row.needs_details]
 
@@ -279,7 +330,9 @@ def _optional_positions(data: memoryview, n: int) -> list[tuple[int, int, int]]:
     rows = _unpacked(data, _COUNT, n * 3, "positions").reshape(n, 3)
     if (rows >= 2**31).any():
         raise _violation("a position is too large")
-    return [(c, z, t) for c, z, t in rows.tolist()]
+    if (rows == rows[:1]).all():
+        return [tuple(rows[0].tolist())] * n if n else []
+    return list(zip(*rows.T.tolist(), strict=True))
 
 
 def _texts(values: tuple[str, ...], n: int, default: str, name: str) -> tuple[str, ...]:

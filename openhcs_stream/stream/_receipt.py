@@ -28,10 +28,13 @@ class Receipt:
         What the caller's metadata call it, under "id"; else empty.
     state : "sent", "received", "displayed", "failed" or "dropped"
         Of several viewers the least advanced counts; one failure makes it "failed".
+    remarks : tuple of str
+        What of it a viewer can't hold, and what it shows instead: "napari: 3 arrows: each becomes a
+        path that draws its head". Empty where nothing worth a remark is lost.
     """
 
     __slots__ = ("_await", "_components", "_dropped", "_failures", "_kind", "_title", "_values",
-                 "id", "undisplayed", "unfinished", "unreceived")  # fmt: skip
+                 "id", "remarks", "undisplayed", "unfinished", "unreceived")  # fmt: skip
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Receipt:
         id_: str = "",
     ) -> None:
         self.id = id_
+        self.remarks: tuple[str, ...] = ()
         self._await = await_
         self._kind = kind
         self._title = title

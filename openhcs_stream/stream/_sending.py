@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from openhcs_stream.errors import InvalidItem
+from openhcs_stream.errors import InvalidItem, LossyConversion
 from openhcs_stream.stream._layers import PLAIN, Common, Look
 from openhcs_stream.stream._payload import (
     MAX_INT,
@@ -22,11 +23,12 @@ from openhcs_stream.stream._payload import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
     from openhcs_stream.messages import Kind, PlaceValue
+    from openhcs_stream.rois import Roi
     from openhcs_stream.stream._files import ImageFile
     from openhcs_stream.stream._receipt import Receipt
 
@@ -35,6 +37,12 @@ __all__ = ["MAX_PLANS", "Plan", "Sending"]
 
 #: Plans that are remembered; a pipeline has a few.
 MAX_PLANS = 1024
+
+#: What ROIs become in a viewer of a kind; other kinds keep them as they are.
+_CONVERTS_TO: Final[Mapping[str, Literal["imagej", "napari"]]] = {
+    "fiji": "imagej",
+    "napari": "napari",
+}
 
 
 class Plan(NamedTuple):
@@ -95,6 +103,10 @@ class Sending:
             elif kind is not str or not 0 < len(value) <= MAX_TEXT:
                 return None
         return self._send_planned(plan, array, values)
+
+    @abstractmethod
+    def _viewer_kinds(self) -> Iterable[str]:
+        """What kinds of viewers it has, "napari" or "fiji", say, as their welcomes tell."""
 
     @abstractmethod
     def _send_file(
@@ -244,21 +256,37 @@ class Sending:
         *,
         name: str = "rois",
         place: Place | None = None,
+        warn: bool = True,
         **common: Unpack[Common],
     ) -> Receipt:
         """Send regions of interest; they replace those of the same name at the same place.
+
+        Where a viewer has nothing for what one says (the words of a text or the head of an arrow
+        in napari, say), it shows what comes nearest, and a `LossyConversion` warning tells.
+
+        Coordinates arrive exactly, up to 8 MiB of float64 that float32 does not hold; those of a
+        larger list are off by at most 2**-24 of their outline's size.
 
         Parameters
         ----------
         rois : list of Roi, or of (N, 2) arrays of polygon vertices (y, x) in pixels
             Whatever `openhcs_stream.rois.coerce` takes. An empty list clears the place.
+        warn : bool
+            False: of what a viewer can't hold only the receipt's `remarks` tell.
         name, place, **common
             As in `image`.
         """
         from openhcs_stream import rois as roi_codecs
 
-        block = np.frombuffer(roi_codecs.encode(roi_codecs.coerce(rois)), np.uint8)
-        return self._send("rois", block, name, "YX", as_place(place, "YX"), PLAIN, common)
+        sent = roi_codecs.coerce(rois)
+        lost = _remarks(sent, self._viewer_kinds())
+        if lost and warn:
+            # Before it is sent: where warnings are errors, nothing is.
+            warnings.warn(f"{name!r} in {'; '.join(lost)}.", LossyConversion, stacklevel=2)
+        block = np.frombuffer(roi_codecs.encode(sent), np.uint8)
+        receipt = self._send("rois", block, name, "YX", as_place(place, "YX"), PLAIN, common)
+        receipt.remarks = lost
+        return receipt
 
     def points(
         self,
@@ -305,3 +333,14 @@ class Sending:
         """
         table, axes = as_table(tracks, kind="tracks", axes=axes)
         return self._send("tracks", table, name, axes, as_place(place, axes), PLAIN, common)
+
+
+def _remarks(rois: Sequence[Roi], kinds: Iterable[str]) -> tuple[str, ...]:
+    """What viewers of these kinds can't hold of some ROIs: "napari: 2 arrows: each becomes ..."."""
+    from openhcs_stream.rois import remarks
+
+    return tuple(
+        f"{kind}: {remark}"
+        for kind in sorted(set(kinds) & _CONVERTS_TO.keys())
+        for remark in remarks(rois, _CONVERTS_TO[kind])
+    )

@@ -436,6 +436,9 @@ class Stream(Sending, Feedback):
             for each in [*ready, *([] if slot is None else [slot])]:
                 self._pool.cancel(each)
 
+    def _viewer_kinds(self) -> Iterator[str]:
+        return (link.viewer for link in self._group.links)
+
     def _send_file(
         self, file: ImageFile, name: str, place: dict[str, PlaceValue], look: Look, common: Common
     ) -> Receipt:

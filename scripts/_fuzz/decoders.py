@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from openhcs_stream.errors import LossyConversion
 from scripts._fuzz.targets import TARGETS, Target
 
 __all__ = ["Findings", "fuzz", "fuzz_with_atheris", "has_atheris", "limit_memory", "try_one"]
@@ -44,6 +45,7 @@ def limit_memory() -> None:
     """Make what takes too much memory an error of its own, and libraries silent."""
     logging.disable()
     warnings.simplefilter("error")
+    warnings.simplefilter("ignore", LossyConversion)  # what is lost is told: that is an answer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_NBYTES, resource.RLIM_INFINITY))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import zipfile
@@ -29,6 +30,12 @@ __all__ = ["TARGETS", "Target", "native_samples", "openhcs_samples"]
 
 Mutation = Callable[[bytes, Random, Sequence[bytes]], bytes]
 _REFUSED: Final = (ProtocolViolation, ProtocolMismatch)
+#: ROIs of one input that are used, and the image that they are filled in.
+_USED: Final = 20
+_SMALL: Final = (24, 32)
+#: What a shape may take: so much, and so many times what its vertices take.
+_SHAPE_NBYTES: Final = 64 << 10
+_GROWTH: Final = 1100
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,36 @@ def _rois() -> list[rois.Roi]:
         rois.Roi.rectangle(1, 2, 30, 40),
         rois.Roi.oval(1, 2, 30, 40),
         rois.Roi.line((1, 2), (3, 4)),
+        rois.Roi("polygon", triangle, details=rois.Spline()),
+        rois.Roi("traced", triangle, details=rois.Spline()),
+        rois.Roi("freeline", triangle + 0.5, details=rois.Spline()),
+        rois.Roi("ellipse", triangle),
+        rois.Roi("rotated rectangle", triangle),
+        rois.Roi.composite([triangle, triangle + 3], name="7"),
+        rois.Roi("composite", np.vstack([triangle] * 2), details=rois.Path(bytes((0, 2, 3, 4)))),
+        rois.Roi.rounded_rectangle(1, 2, 30, 40, 8),
+        rois.Roi.arrow((1, 2), (3, 40)),
+        rois.Roi.text(1, 2, 30, 40, "words"),
     ]
+
+
+def _used(made: list[rois.Roi]) -> None:
+    """What is done with ROIs that were accepted: nothing may fail, or grow with their numbers."""
+    try:
+        for roi in made:
+            assert rois.to_mask(roi, _SMALL).shape == _SMALL
+            kind, data = rois.to_napari(roi, warn=False)
+            assert np.isfinite(data).all()
+            assert data.nbytes <= _SHAPE_NBYTES + _GROWTH * roi.coordinates.nbytes
+            rois.from_napari(kind, data)
+            document = rois.to_geojson([roi], warn=False)
+            json.dumps(document, allow_nan=False)
+            rois.from_geojson(document)
+            with contextlib.suppress(InvalidItem):  # beyond float32, or a property with a break
+                rois.from_imagej(rois.to_imagej(roi))
+        assert rois.to_labels(made, _SMALL, warn=False).shape == _SMALL
+    except InvalidItem as error:
+        raise AssertionError("what was accepted can't be used") from error
 
 
 @cache
@@ -154,7 +190,9 @@ def _roi_blocks() -> list[bytes]:
 
 def _roi_block(data: bytes) -> None:
     rois.estimated_nbytes(data)
-    block = rois.encode(rois.decode(data))
+    made = rois.decode(data)
+    _used(made[:_USED])
+    block = rois.encode(made)
     assert rois.encode(rois.decode(block)) == block
 
 
@@ -171,6 +209,7 @@ def _imagej_samples() -> list[bytes]:
 
 def _imagej(data: bytes) -> None:
     roi = rois.from_imagej(data)
+    _used([roi])
     rois.encode([roi])
 
 
@@ -189,16 +228,16 @@ def _zip_samples() -> list[bytes]:
 
 
 def _roi_zip(data: bytes) -> None:
-    rois.read_imagej(written(data, "rois.zip"))
+    _used(rois.read_imagej(written(data, "rois.zip"))[:_USED])
 
 
 def _roi_file(data: bytes) -> None:
-    rois.read_imagej(written(data, "roi.roi"))
+    _used(rois.read_imagej(written(data, "roi.roi")))
 
 
 @cache
 def _geojson_samples() -> list[bytes]:
-    document = rois.to_geojson(_rois())
+    document = rois.to_geojson(_rois(), warn=False)
     return [json.dumps(each).encode() for each in (document, document["features"])]
 
 
@@ -207,7 +246,9 @@ def _geojson(data: bytes) -> None:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidItem("no JSON") from error
-    rois.encode(rois.from_geojson(document))
+    made = rois.from_geojson(document)
+    _used(made[:_USED])
+    rois.encode(made)
 
 
 # --- files ----------------------------------------------------------------------------------------

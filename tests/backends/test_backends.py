@@ -72,6 +72,7 @@ class NoteReceipt:
     def __init__(self, outcome: str = "received") -> None:
         self.outcome = outcome
         self.reason = "no room"
+        self.remarks = ("napari: 1 arrow: it becomes a path",) if outcome == "remarked" else ()
 
     def wait(self, state: str, *, timeout_s: float) -> None:
         assert state == "received"
@@ -317,6 +318,20 @@ class TestOutcome:
         ((title, reason),) = caught.value.failures
         assert title == f"A01_c1_z1.tif (id {streams[0].sent[2][2]['metadata']['id']})"
         assert reason == "no room"
+
+    def test_what_the_viewer_cannot_hold_is_logged(
+        self,
+        backend: NapariStreamingBackend,
+        streams: list[NoteStream],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        backend.save(IMAGE, PATH, **settings())
+        streams[0].outcomes = ["received", "remarked"]
+        backend.save_batch([[Roi.polygon(SQUARE)]] * 2, ["A01_c1_z1.tif"] * 2, **settings())
+        assert [look["warn"] for _, _, look in streams[0].sent[1:]] == [False, False]
+        (line,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        assert line.startswith("A01_c1_z1.tif (id ")
+        assert line.endswith("in napari: 1 arrow: it becomes a path.")
 
     def test_late_items_are_named(
         self, backend: NapariStreamingBackend, streams: list[NoteStream]

@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import zipfile
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from openhcs_stream.cli import _readers
 from openhcs_stream.cli._readers import FileItem, read
 from openhcs_stream.errors import InvalidItem, UsageError
-from openhcs_stream.rois import Roi, to_imagej
+from openhcs_stream.rois import Roi, _files, to_imagej
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -349,10 +350,10 @@ class TestRois:
     def test_list_that_would_fill_the_memory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_readers, "_ROI_NBYTES", 1000)
+        monkeypatch.setattr(_files, "MAX_ROI_NBYTES", 1000)
         with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a.roi", bytes(2000))
-        with pytest.raises(InvalidItem, match=r"a\.roi in .* would have 2000 bytes"):
+        with pytest.raises(InvalidItem, match=r"a\.zip. unpacks to more"):
             list(read(tmp_path / "a.zip"))
 
     @pytest.mark.parametrize("suffix", [".roi", ".zip"])
@@ -395,7 +396,7 @@ class TestGeoJson:
             tmp_path,
             [self.feature("LineString", [(1.5, 2.5), (3, 4)]), self.feature("Point", (1.5, 2.5))],
         )
-        assert line.kind == "polyline"
+        assert line.kind == "line"
         assert line.coordinates.tolist() == [[1, 2], [2.5, 3.5]]
         assert point.kind == "point"
         assert point.coordinates.tolist() == [[1, 2]]
@@ -412,7 +413,7 @@ class TestGeoJson:
                 ],
             },
         )
-        assert [roi.kind for roi in rois] == ["polygon", "polygon", "point", "polyline"]
+        assert [roi.kind for roi in rois] == ["composite", "point", "line"]
 
     def test_names_of_qupath(self, tmp_path: Path) -> None:
         rois = self.read(
@@ -424,14 +425,23 @@ class TestGeoJson:
                 {"type": "Feature", "geometry": None, "properties": None},
             ],
         )
-        assert [roi.name for roi in rois] == ["Tumor", "7", "x-1"]
+        assert [roi.name for roi in rois] == ["", "7", ""]
+        assert [dict(roi.properties) for roi in rois] == [
+            {"classification": "Tumor"},
+            {},
+            {"id": "x-1"},
+        ]
 
-    def test_holes_are_left_out_with_a_warning(
+    def test_holes_are_kept(self, tmp_path: Path) -> None:
+        (roi,) = self.read(tmp_path, self.feature("Polygon", [self.RING, self.RING]))
+        assert (roi.kind, len(roi.coordinates)) == ("composite", 6)
+
+    def test_what_is_left_out_is_told_with_the_file(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        (roi,) = self.read(tmp_path, self.feature("Polygon", [self.RING, self.RING]))
-        assert len(roi.coordinates) == 3
-        assert "holes" in caplog.text
+        (roi,) = self.read(tmp_path, [self.feature("Circle", [1]), self.feature("Point", (1, 2))])
+        assert roi.kind == "point"
+        assert "a.geojson: GeoJSON: features that can't be read are left out: 0" in caplog.text
 
     @pytest.mark.parametrize(
         "document",
@@ -442,7 +452,6 @@ class TestGeoJson:
             {"type": "Point", "coordinates": ["a", "b"]},
             {"type": "Point", "coordinates": [1]},
             {"type": "Point", "coordinates": [float("inf"), 1]},
-            {"type": "Polygon", "coordinates": []},
             {"type": "Polygon", "coordinates": [[(1, 2), (3, 4)]]},
             {"type": "Circle", "coordinates": [(1, 2)]},
         ],
@@ -455,8 +464,19 @@ class TestGeoJson:
     def test_deep_nesting(self, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
         path.write_text("[" * 100_000)
-        with pytest.raises(InvalidItem, match=r"a\.json can't be read"):
+        with pytest.raises(InvalidItem, match="no GeoJSON"):
             list(read(path))
+
+
+def test_ome_xml(tmp_path: Path) -> None:
+    model: Any = import_module("ome_types.model")
+    roi = model.ROI(id="ROI:0", name="cell", union=[model.Point(x=1, y=2)])
+    (tmp_path / "plate.ome.xml").write_text(model.OME(rois=[roi]).to_xml(), encoding="utf-8")
+    item = only(tmp_path / "plate.ome.xml")
+    assert (item.kind, [each.name for each in item.data]) == ("rois", ["cell"])
+    (tmp_path / "none.ome.xml").write_text(model.OME().to_xml(), encoding="utf-8")
+    with pytest.raises(UsageError, match="has no ROI in it"):
+        list(read(tmp_path / "none.ome.xml"))
 
 
 def test_unknown_kinds(tmp_path: Path) -> None:

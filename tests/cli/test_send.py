@@ -12,6 +12,8 @@ from openhcs_stream.cli import _send, main
 from openhcs_stream.discovery import endpoints
 from openhcs_stream.rois import Roi, to_imagej
 from openhcs_stream.stream import ask
+from openhcs_stream.testing import run_receiver
+from openhcs_stream.viewer import MemoryViewer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +84,7 @@ def test_several_files_of_several_kinds(
         "failed": 0,
         "dropped": 0,
         "failures": [],
+        "remarks": [],
     }
     layers = ask("memory", "layers")
     assert {layer["kind"] for layer in layers} == {"image", "rois"}
@@ -164,9 +167,31 @@ def test_labels_must_be_whole_numbers(
     assert "float32" in capsys.readouterr().err
 
 
+class Napari(MemoryViewer):
+    """A viewer that takes itself for napari."""
+
+    name = "napari"
+
+
+def test_what_the_viewer_cannot_hold_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "look.roi").write_bytes(to_imagej(Roi.arrow((1, 1), (9, 9))))
+    words = ["send", str(tmp_path / "look.roi"), "--to", "napari"]
+    remark = "napari: 1 arrow: it becomes a path that draws its head"
+    with run_receiver(Napari(), publish=True):
+        assert main(words) == 0
+        assert f"  rois 'look', in {remark}.\n" in capsys.readouterr().err
+        assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["remarks"] == [{"item": "rois 'look'", "remark": remark}]
+    assert told["failures"] == []
+
+
 class FakeReceipt:
     def __init__(self, state: str, reason: str = "") -> None:
         self.name, self.state, self.reason = "image 'a'", state, reason
+        self.remarks = ()
 
 
 @pytest.mark.parametrize(

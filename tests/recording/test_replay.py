@@ -96,6 +96,22 @@ def test_what_is_replayed_is_what_was_streamed(recorded: Path) -> None:
     assert names == {"worker 1", "worker 2"}
 
 
+def test_what_the_viewer_cannot_hold_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Napari(MemoryViewer):
+        name = "napari"
+
+    path = tmp_path / "it.rec"
+    with run_receiver(Recorder(path)) as running, to(running.address)("w") as stream:
+        assert stream.rois([Roi.arrow((0, 0), (9, 9))], name="look").remarks == ()
+    with Recording(path) as recording, run_receiver(Napari()) as napari:
+        with caplog.at_level("INFO", "openhcs_stream.recording"):
+            replay(recording, to(napari.address), speed=None)
+    (line,) = [each.getMessage() for each in caplog.records if "arrow" in each.getMessage()]
+    assert line.startswith("rois 'look', in napari: 1 arrow: it becomes a path")
+
+
 def test_the_recorder_keeps_nothing_and_counts(tmp_path: Path) -> None:
     path = tmp_path / "it.rec"
     with run_receiver(Recorder(path)) as running:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
@@ -187,7 +187,6 @@ def test_any_bytes_are_a_roi_or_a_clear_error(data: bytes, kind: int, subtype: i
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_changed_bytes_are_a_roi_or_a_clear_error(data: st.DataObject) -> None:
     file = bytearray(to_imagej(data.draw(st.sampled_from(SAMPLES))))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -236,3 +235,10 @@ def test_a_text_that_ends_before_its_style_is_refused() -> None:
     )
     with pytest.raises(InvalidItem, match="no ImageJ ROI"):
         from_imagej(data)
+
+
+@pytest.mark.parametrize("given", [None, 5, "cell.roi", [1, 2], Roi.rectangle(0, 0, 1, 1)], ids=str)
+def test_what_is_no_content_of_a_file(given: Any) -> None:
+    with pytest.raises(InvalidItem, match="is no content") as caught:
+        from_imagej(given)
+    assert "read_imagej" in caught.value.cure

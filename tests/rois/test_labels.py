@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import Roi, from_labels, to_labels, to_mask
+from openhcs_stream.rois import Roi, _labels, from_labels, to_labels, to_mask
 
 Array = np.ndarray[Any, Any]
 
@@ -59,7 +59,7 @@ def flooded(free: Array, start: tuple[int, ...], *, corners: bool) -> Array:
 @given(
     arrays(np.uint8, st.tuples(st.integers(0, 7), st.integers(0, 7)), elements=st.integers(0, 2))
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_label_image(labels: Array) -> None:
     rois = from_labels(labels, simple=True)
     assert all(roi.kind == "polygon" for roi in rois)
@@ -74,7 +74,7 @@ def test_any_label_image(labels: Array) -> None:
 @given(
     arrays(np.uint16, st.tuples(st.integers(0, 9), st.integers(0, 9)), elements=st.integers(0, 3))
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_there_and_back(labels: Array) -> None:
     np.testing.assert_array_equal(to_labels(from_labels(labels), labels.shape), labels)
 
@@ -105,6 +105,40 @@ def test_numbers_and_order() -> None:
     assert to_labels(rois, (1, 1)).tolist() == [[9]]
     assert to_labels([square.replace(name="70000")], (1, 1)).dtype == np.uint32
     assert to_labels([], (2, 3)).dtype == np.uint16
+
+
+DTYPES: list[Any] = [np.uint8, np.int16, np.uint32, np.int64, np.uint64]
+
+
+@given(
+    st.sampled_from(DTYPES).flatmap(
+        lambda dtype: arrays(
+            dtype,
+            st.tuples(st.integers(0, 5), st.integers(0, 5)),
+            elements=st.sampled_from([0, 1, 2, 127, int(np.iinfo(dtype).max)]),
+        )
+    )
+)
+@settings(max_examples=200)
+def test_labels_of_any_type_keep_their_numbers(labels: Array) -> None:
+    np.testing.assert_array_equal(to_labels(from_labels(labels), labels.shape), labels)
+
+
+def test_nothing_follows_the_largest_label() -> None:
+    square = Roi.rectangle(0, 0, 1, 1)
+    names = [str(2**64 - 1), "", "1", str(2**64), "-3"]
+    rois = [Roi.rectangle(0, n, 1, n + 1, name=name) for n, name in enumerate(names)]
+    labels = to_labels(rois, (1, 5))
+    assert labels.dtype == np.uint64
+    assert labels.tolist() == [[2**64 - 1, 2, 1, 3, 4]]
+    assert to_labels([square.replace(name=str(2**63))] * 2, (1, 1)).tolist() == [[2**63 + 1]]
+
+
+def test_only_pixels_at_a_border_are_looked_at() -> None:
+    labels = np.ones((300, 300), np.uint8)
+    assert len(_labels._Edges(labels)._next) == 1200
+    labels[100, 100] = 2
+    assert [len(roi.coordinates) for roi in from_labels(labels)] == [8, 4]
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64])

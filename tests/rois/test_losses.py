@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openhcs_stream.errors import InvalidItem
+from openhcs_stream.errors import InvalidItem, LossyConversion
 from openhcs_stream.rois import (
     TARGETS,
     Markers,
@@ -19,6 +19,7 @@ from openhcs_stream.rois import (
     losses,
     to_napari,
 )
+from openhcs_stream.rois._losses import remarks, warn_of
 
 TRIANGLE = [(0, 0), (0, 4), (3, 0)]
 XY = np.array(TRIANGLE, float)
@@ -60,7 +61,7 @@ def test_losses(roi: Roi, target: Any, told: str | None) -> None:
 
 
 def test_what_napari_changes_is_told(any_roi: Roi) -> None:
-    back = from_napari(*to_napari(any_roi))
+    back = from_napari(*to_napari(any_roi, warn=False))
     changed = back.kind != any_roi.kind or back.details != any_roi.details
     # An upright one comes back as what looks the same.
     if any_roi.kind not in ("ellipse", "rotated rectangle"):
@@ -71,3 +72,78 @@ def test_unknown_targets() -> None:
     with pytest.raises(InvalidItem, match="'blob'"):
         losses(Roi.polygon(TRIANGLE), "blob")  # type: ignore[arg-type]
     assert sorted(TARGETS) == list(TARGETS)
+
+
+ARROW = Roi.arrow((0, 0), (1, 1))
+TEXT = Roi.text(0, 0, 9, 9, "a")
+COUNTED = Roi.points([(0, 0)], details=Markers(counters=(3,)))
+SKEWED = Roi("ellipse", np.array([(0, 0), (8, 0), (6, 2)]))
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (
+            "napari",
+            (
+                "2 arrows: each becomes a path that draws its head",
+                "1 text: it becomes a rectangle, its box; the words are not shown",
+                "1 point: it loses its markers and counters",
+            ),
+        ),
+        (
+            "geojson",
+            (
+                "2 arrows: each becomes a line string without a head",
+                "1 text: it becomes a polygon, its box, named by the text",
+                "1 point: it loses its markers and counters",
+            ),
+        ),
+        (
+            "labels",
+            (
+                "2 arrows: each becomes the pixels of a line without a head",
+                "1 text: it becomes the pixels of its box; the words are lost",
+                "1 point: it loses its markers and counters",
+            ),
+        ),
+        (
+            "imagej",
+            (
+                "1 ellipse: it becomes one whose axes are square to each other",
+                "2 ROIs: each may lose its group: ImageJ 1.54p knows groups up to 255",
+            ),
+        ),
+    ],
+)
+def test_what_is_worth_a_warning_is_summed_up(target: Any, told: tuple[str, ...]) -> None:
+    rois = [ARROW, TEXT, COUNTED, ARROW, SKEWED, Roi.points([(1, 1)])]
+    rois += [Roi.polygon(TRIANGLE, group=group) for group in (255, 256, 300)]
+    assert remarks(rois, target) == told
+    with pytest.warns(LossyConversion, match=re.escape("; ".join(told) + ".")) as issued:
+        _converts(rois, target)
+    assert [each.filename for each in issued] == [__file__]
+
+
+def _converts(rois: list[Roi], target: Any) -> None:
+    """Be the public function in between."""
+    warn_of(iter(rois), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_matter_of_form_is_not_worth_a_warning(target: Any) -> None:
+    rois = [
+        Roi.polygon(XY / 3, stroke_color="#ff0000", stroke_width=2, name="cell"),
+        Roi("polygon", XY, details=Spline()),
+        Roi.oval(0, 0, 4, 4),
+        Roi.composite([TRIANGLE]),
+        Roi.rounded_rectangle(0, 0, 9, 9, 3),
+    ]
+    assert remarks(rois, target) == ()
+    warn_of(rois, target)
+    warn_of([], target)
+
+
+def test_a_warning_of_an_unknown_target() -> None:
+    with pytest.raises(InvalidItem, match="'blob'"):
+        warn_of([], "blob")  # type: ignore[arg-type]

@@ -7,17 +7,30 @@ them, because ImageJ measures these anew with the fonts that it finds.
 
 from __future__ import annotations
 
+import logging
+import tracemalloc
 from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import Roi, from_imagej, to_imagej, to_mask
+from openhcs_stream.errors import InvalidItem, LossyConversion
+from openhcs_stream.rois import (
+    Roi,
+    Spline,
+    _outline,
+    from_imagej,
+    from_labels,
+    to_geojson,
+    to_imagej,
+    to_labels,
+    to_mask,
+    to_napari,
+)
 
 TABLE = FilePath(__file__).with_name("imagej_masks.npz")
 
@@ -112,6 +125,136 @@ def test_something_huge_takes_no_more_than_the_image() -> None:
     assert drawn(Roi.line((-1e8, -1e8), (1e8, 1e8)), 2, 2) == "#.\n.#"
 
 
+SPLINED = ["polygon", "freehand", "traced", "polyline", "freeline"]
+#: A small .roi with one changed byte: a traced outline to 1.7e38, splined, all in one place.
+CHANGED = bytes.fromhex(
+    "496f757400e508000001000100040004000300000000000000000000000000000000000000000000000000000000"
+    "000000007fffffff0000000000000000004c000000000003000000030003000000008100000000000000000000ff"
+    "ff0000000000000000000000002100000000000000000000000000000000000000000000000000000000000000000000"
+)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e300])
+@pytest.mark.parametrize("kind", SPLINED)
+def test_a_far_vertex_of_a_spline_takes_no_more_than_the_image(kind: Any, far: float) -> None:
+    roi = Roi(kind, np.array([(0, 0), (0, far), (far, 0)]), details=Spline())
+    to_mask(roi, (1, 1))
+    tracemalloc.start()
+    mask = to_mask(roi, (8, 8))
+    data = to_napari(roi)[1]
+    geometry = to_geojson([roi])["features"][0]["geometry"]
+    nbytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert nbytes < 40 << 20
+    assert mask.shape == (8, 8)
+    assert len(data) <= 1024
+    assert np.isfinite(data).all()
+    assert np.isfinite(np.ravel(geometry["coordinates"])).all()
+
+
+def test_a_far_vertex_of_a_spline_leaves_the_others_as_they_are() -> None:
+    angle = np.linspace(0, 2 * np.pi, 40)[:-1]
+    near = 30 + 20 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    cell = Roi("polygon", near, details=Spline())
+    reaching = Roi("polygon", np.vstack([near, [(2e6, 30)]]), details=Spline())
+    # Where it reaches out, and the two knots beside, it is another curve.
+    np.testing.assert_array_equal(
+        to_mask(reaching, (60, 60))[:, :40], to_mask(cell, (60, 60))[:, :40]
+    )
+
+
+def test_a_spline_without_room_between_its_knots_is_the_polygon_of_its_vertices() -> None:
+    roi = from_imagej(CHANGED)
+    assert roi.details == Spline()
+    assert not to_mask(roi, (8, 8)).any()
+    assert len(to_napari(roi)[1]) == len(roi.coordinates)
+    assert np.isfinite(to_napari(roi)[1]).all()
+    # The last two vertices are one in float32, after a way of some 20 000 roots of pixels.
+    xy = np.array([(1, 1), (1e9, 1), (1e9, 6), (1, 6), (1, 6)])
+    np.testing.assert_array_equal(
+        to_mask(Roi("polygon", xy, details=Spline()), (8, 8)), to_mask(Roi("polygon", xy), (8, 8))
+    )
+
+
+@pytest.mark.parametrize("far", [1e9, 1e38, 1e300, 1.7e308])
+@pytest.mark.parametrize("is_wide", [True, False])
+@pytest.mark.filterwarnings("ignore::openhcs_stream.errors.LossyConversion")
+def test_numbers_without_bounds_stay_numbers(any_roi: Roi, far: float, is_wide: bool) -> None:
+    # From one end of what there is to the other: differences are infinite.
+    low, high = any_roi.coordinates.min(), any_roi.coordinates.max()
+    moved = any_roi.replace(
+        coordinates=((any_roi.coordinates - low) / (high - low) * 2 - 1) * far
+        if is_wide
+        else any_roi.coordinates / high * far
+    )
+    assert to_mask(moved, (3, 3)).shape == (3, 3)
+    assert np.isfinite(to_napari(moved)[1]).all()
+    assert "NaN" not in repr(to_geojson([moved]))
+
+
+def test_very_many_curves_are_cut_less_often() -> None:
+    n = 20_000
+    points = np.random.default_rng(1).uniform(-1e6, 1e6, (1 + 3 * n, 2))
+    (ring,) = _outline.path_rings(points, b"\0" + b"\3" * n)
+    assert len(ring) <= 1 << 20
+
+
+def test_a_line_to_and_fro_takes_no_more_than_the_image() -> None:
+    n = 20_000
+    xy = np.stack([np.where(np.arange(n) % 2, 0, 500), np.arange(n) % 500], axis=1).astype(float)
+    roi = Roi("polyline", xy)
+    tracemalloc.start()
+    mask = to_mask(roi, (500, 501))
+    nbytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert mask.any()
+    assert nbytes < 200 << 20  # all pixels of all pieces would be 160 MB, three times over
+
+
+def test_one_roi_and_several() -> None:
+    one, other = Roi.rectangle(0, 0, 2, 2, name="3"), Roi.oval(1, 1, 4, 4, name="5")
+    both = to_mask([one, other], (5, 5))
+    np.testing.assert_array_equal(both, to_mask(one, (5, 5)) | to_mask(other, (5, 5)))
+    assert not to_mask([], (5, 5)).any()
+    np.testing.assert_array_equal(to_labels(one, (5, 5)), to_labels([one], (5, 5)))
+    wrong: Any
+    for wrong in ([1], "ab", 5, np.zeros((3, 2))):
+        for use in (to_mask, to_labels):
+            with pytest.raises(InvalidItem, match=r"no Roi|no list of ROIs"):
+                use(wrong, (5, 5))
+
+
+def test_a_number_that_is_taken_is_given_to_the_first(caplog: Any) -> None:
+    square = Roi.rectangle(0, 0, 1, 1, name="4")
+    rois = [square, Roi.rectangle(0, 1, 1, 2, name="4"), Roi.rectangle(0, 2, 1, 3), square]
+    with caplog.at_level(logging.WARNING):
+        assert to_labels(rois[:3], (1, 3)).tolist() == [[4, 5, 6]]
+        assert "1 of 3 ROIs are named by a number that another has" in caplog.text
+        caplog.clear()
+        assert to_labels(rois, (1, 3), warn=False).tolist() == [[7, 5, 6]]
+        assert to_labels(rois[1:3], (1, 3)).tolist() == [[0, 4, 5]]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("label", [70_000, 999_999_999, 2**31, 2**32 - 1, 2**40, 2**63 - 1])
+def test_large_labels_are_kept(label: int) -> None:
+    labels = np.zeros((4, 4), np.int64)
+    labels[1:3, 1:3] = label
+    back = to_labels(from_labels(labels), labels.shape)
+    assert back.max() == label
+    assert back.dtype == (np.uint32 if label < 2**32 else np.uint64)
+    whole = Roi.rectangle(0, 0, 1, 1)
+    both = to_labels([whole.replace(name=str(label)), Roi.rectangle(0, 1, 1, 2)], (1, 2))
+    assert both.tolist() == [[label, label + 1]]
+    assert to_labels(whole.replace(name=str(2**64)), (1, 1)).tolist() == [[1]]
+
+
+def test_words_and_heads_do_not_become_labels_without_a_word() -> None:
+    with pytest.warns(LossyConversion, match="1 arrow"):
+        to_labels(Roi.arrow((0, 0), (3, 3)), (4, 4))
+    to_labels(Roi.arrow((0, 0), (3, 3)), (4, 4), warn=False)
+
+
 def test_a_zigzag_with_very_many_crossings() -> None:
     x = np.arange(0, 4000, dtype=float)
     y = np.where(x % 2, 0, 1200)
@@ -125,7 +268,6 @@ def test_a_zigzag_with_very_many_crossings() -> None:
     st.integers(0, 9),
     st.integers(0, 9),
 )
-@settings(deadline=None)
 def test_a_part_of_an_image_is_a_part_of_the_mask(xy: Any, high: int, wide: int) -> None:
     roi = Roi("polygon", xy)
     np.testing.assert_array_equal(to_mask(roi, (high, wide)), to_mask(roi, (30, 30))[:high, :wide])

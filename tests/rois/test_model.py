@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.rois import KINDS, Arrow, Markers, Path, Roi
+from openhcs_stream.rois import (
+    KINDS,
+    Arrow,
+    Markers,
+    Path,
+    Roi,
+    Text,
+    decode,
+    encode,
+    from_napari,
+    to_napari,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TRIANGLE = [(0, 0), (0, 4), (3, 0)]
 
@@ -32,6 +48,21 @@ def test_a_repeated_last_vertex_is_dropped() -> None:
     assert len(Roi.polygon([*TRIANGLE, TRIANGLE[0]]).coordinates) == 3
 
 
+@pytest.mark.parametrize(
+    "vertices",
+    [[(3, 3)] * 3, [(3, 3)] * 5, [(0, 0), (5, 5), (0, 0)], [(0, 0), (0, 0), (5, 5)]],
+    ids=str,
+)
+def test_what_has_no_area_is_a_polygon(vertices: Any) -> None:
+    roi = Roi.polygon(vertices)
+    assert len(roi.coordinates) >= 3
+    again = from_napari(*to_napari(roi))
+    assert again.kind == "polygon"
+    for plain in (Roi("polygon", np.array(vertices)), Roi("freehand", np.array(vertices))):
+        assert from_napari(*to_napari(plain)).kind == "polygon"
+    assert Roi.composite([vertices, TRIANGLE]).kind == "composite"
+
+
 def test_it_can_not_be_changed() -> None:
     roi = Roi.polygon(TRIANGLE)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -46,6 +77,34 @@ def test_the_callers_array_stays_the_callers() -> None:
     xy[0] = 9
     assert roi.coordinates[0].tolist() == [0, 0]
     assert xy.flags.writeable
+
+
+def test_properties_can_not_be_changed_and_are_a_dict_otherwise() -> None:
+    given = {"a": "b"}
+    roi = Roi.polygon(TRIANGLE, properties=given)
+    given["a"] = "c"
+    assert roi.properties == {"a": "b"}
+    changes: list[Callable[[Any], object]] = [
+        lambda kept: kept.__setitem__("a", "c"),
+        lambda kept: kept.__delitem__("a"),
+        lambda kept: kept.update(a="c"),
+        lambda kept: kept.setdefault("d", "c"),
+        lambda kept: kept.pop("a"),
+        lambda kept: kept.popitem(),
+        lambda kept: kept.clear(),
+        lambda kept: kept.__ior__({"d": "c"}),
+    ]
+    for change in changes:
+        for each in (roi, Roi.polygon(TRIANGLE), decode(encode([roi]))[0], copy.deepcopy(roi)):
+            before = dict(each.properties)
+            with pytest.raises(TypeError, match=r"roi\.replace\(properties="):
+                change(each.properties)
+            assert each.properties == before
+    assert {**roi.properties, "d": "e"} == {"a": "b", "d": "e"}
+    assert json.loads(json.dumps(roi.properties)) == roi.properties
+    assert msgspec.json.decode(msgspec.json.encode(roi.properties)) == roi.properties
+    assert copy.copy(roi.properties) == pickle.loads(pickle.dumps(roi.properties)) == {"a": "b"}
+    assert roi.replace(name="x").properties is roi.properties
 
 
 def test_equality_and_hash() -> None:
@@ -114,9 +173,24 @@ def test_colours_have_one_form(given: str, kept: str) -> None:
         ({"stroke_color": "red"}, "stroke_color 'red'"),
         ({"fill_color": 7}, "fill_color 7"),
         ({"name": 7}, "name 7"),
+        ({"name": "\ud800"}, "no text"),
+        ({"properties": {"a": "\ud800"}}, "no texts"),
+        ({"kind": "text", "coordinates": [(0, 0), (1, 1)], "details": Text("\ud800")}, "no text"),
         ({"stroke_width": -1}, "stroke_width -1"),
         ({"stroke_width": float("inf")}, "stroke_width inf"),
         ({"group": 65536}, "group 65536"),
+        ({"stroke_width": "a"}, "stroke_width 'a'"),
+        ({"stroke_width": None}, "stroke_width None"),
+        ({"group": "a"}, "group 'a'"),
+        ({"group": float("inf")}, "group inf"),
+        ({"group": float("nan")}, "group nan"),
+        ({"imagej_options": "a"}, "imagej_options a"),
+        ({"position": 5}, "position 5"),
+        ({"position": None}, "position None"),
+        ({"position": ("a", 1, 2)}, "position"),
+        ({"properties": None}, "properties None"),
+        ({"properties": 5}, "properties 5"),
+        ({"properties": ["ab", "c"]}, "properties"),
         ({"position": (1, 2)}, r"position \(1, 2\)"),
         ({"position": (1, -2, 0)}, "position"),
         ({"properties": {"a": 1}}, "properties"),
@@ -130,7 +204,7 @@ def test_colours_have_one_form(given: str, kept: str) -> None:
         ({"kind": "point", "details": Markers(counters=(1, 2, 256))}, "details"),
         ({"imagej_options": 1}, "imagej_options 0x1"),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_what_it_refuses(fields: dict[str, Any], told: str) -> None:
     good: dict[str, Any] = {"kind": "polygon", "coordinates": [(0, 0), (1, 0), (0, 1)]}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openhcs_stream.errors import ProtocolViolation
-from openhcs_stream.rois import Roi, Spline, decode, encode
+from openhcs_stream.rois import Roi, Spline, decode, encode, estimated_nbytes
+from openhcs_stream.rois._wire import MAX_EXACT_NBYTES
 
 CORNERS = {"type": "corners", "diameter": 2}
 SQUARE = [(0, 0), (0, 4), (4, 4), (4, 0)]
@@ -51,6 +52,61 @@ def test_defaults_take_no_room() -> None:
 def test_what_float32_can_not_hold_goes_as_float64(value: float) -> None:
     roi = Roi.points([(value, 1)])
     assert decode(encode([roi])) == [roi]
+
+
+def outlines(count: int, spread: float = 2048) -> list[Roi]:
+    """Circles as people compute them: float64, 32 vertices."""
+    random = np.random.default_rng(0)
+    angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    centres = random.uniform(-spread, spread, (count, 1, 2))
+    radii = random.uniform(3, 60, (count, 32, 1))
+    xy = centres + radii * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return [Roi("polygon", each) for each in xy]
+
+
+#: More vertices than go exactly.
+MANY = MAX_EXACT_NBYTES // (32 * 16) + 1
+
+
+def test_up_to_8_mib_every_outline_is_exact() -> None:
+    rois = outlines(MANY - 1)
+    assert decode(encode(rois)) == rois
+    # And so is any number of those that float32 holds.
+    rois = [Roi("polygon", roi.coordinates.astype(np.float32)) for roi in outlines(MANY + 999)]
+    assert decode(encode(rois)) == rois
+
+
+@pytest.mark.parametrize("spread", [2048.0, 1e9])
+def test_larger_lists_are_exact_to_a_16_millionth_of_the_outline(spread: float) -> None:
+    """float32 alone would be off by 64 pixels at 1e9."""
+    rois = outlines(MANY, spread)
+    block = encode(rois)
+    assert len(block) < MANY * (32 * 8 + 16 + 5) + 100
+    back = decode(block)
+    sent, got = (np.stack([roi.coordinates for roi in each]) for each in (rois, back))
+    rounding = np.spacing(np.abs(sent).max())  # of float64 itself, far away
+    size = np.ptp(sent, axis=1).max(axis=1)[:, None, None] + 1
+    assert (np.abs(got - sent) <= size / 2**24 + rounding).all()
+    assert encode(back) == block
+    assert estimated_nbytes(block) < 2 * sum(roi.coordinates.nbytes + 300 for roi in rois)
+
+
+def test_boxes_and_the_like_stay_what_they_are_in_a_large_list() -> None:
+    random = np.random.default_rng(1)
+    corners = random.uniform(0, 1e4, (2000, 2))
+    sizes = random.choice([0, 1e-9, 0.1, 1, 7.3], (2000, 2))
+    others = [Roi("rectangle", np.stack(box)) for box in zip(corners, corners + sizes, strict=True)]
+    # Whole numbers and halves, and what is plain float32 near its origin, are exact even here.
+    exact = [Roi.rectangle(1, 2, 700, 9), Roi.points([(0.5, 7)]), Roi.oval(2.25, 1, 1000, 2000)]
+    rois = [*outlines(MANY), *others, *exact]
+    back = decode(encode(rois))
+    assert back[-3:] == exact
+    assert [roi.kind for roi in back] == [roi.kind for roi in rois]
+
+
+def test_what_no_origin_brings_into_reach_stays_float64() -> None:
+    rois = [*outlines(MANY), Roi.points([(0, 0.1), (1e300, 1)])]
+    assert decode(encode(rois)) == rois
 
 
 @given(
@@ -114,24 +170,27 @@ def float64s(*numbers: float) -> bytes:
         (5, float64s(0, 0, 4, 4, 0), "coordinates have"),
         (5, float64s(0, 0, 4, 4, 0, np.nan), "infinite or no number"),
         (5, float64s(5, 0, 4, 4, 0, 0), "negative size"),
-        (6, ["a"], "names are 1, not 2"),
-        (7, ["red", ""], "'red' is no colour"),
-        (8, ["#ff0000ff"], "fill_colors are 1"),
-        (9, b"123", "stroke_widths have"),
-        (9, float64s(-1, 0), "stroke width"),
-        (9, float64s(np.nan, 0), "stroke width"),
-        (10, b"1", "groups have"),
-        (11, b"1", "positions have"),
-        (11, b"\xff" * 24, "position is too large"),
-        (12, [{}], "properties are 1"),
-        (12, [{"a": 1}, {}], "can't be read"),
-        (13, {}, "lacks its details"),
-        (13, {0: {"type": "corners", "diameter": 0}}, "can't be read"),
-        (13, {0: {"type": "spline"}}, "details of another kind"),
-        (13, {7: {"type": "spline"}}, "details of ROI 7 of 2"),
-        (13, {0: CORNERS, 1: {"type": "markers", "counters": [1, 2]}}, "2 counters for 1 points"),
-        (14, b"1", "flat_positions have"),
-        (15, b"\x01\x00\x00\x00", "imagej_options have bits"),
+        (6, b"1", "origins have"),
+        (6, float64s(0, 0, 0, np.inf), "infinite or no number"),
+        (6, float64s(np.nan, 0, 0, 0), "infinite or no number"),
+        (7, ["a"], "names are 1, not 2"),
+        (8, ["red", ""], "'red' is no colour"),
+        (9, ["#ff0000ff"], "fill_colors are 1"),
+        (10, b"123", "stroke_widths have"),
+        (10, float64s(-1, 0), "stroke width"),
+        (10, float64s(np.nan, 0), "stroke width"),
+        (11, b"1", "groups have"),
+        (12, b"1", "positions have"),
+        (12, b"\xff" * 24, "position is too large"),
+        (13, [{}], "properties are 1"),
+        (13, [{"a": 1}, {}], "can't be read"),
+        (14, {}, "lacks its details"),
+        (14, {0: {"type": "corners", "diameter": 0}}, "can't be read"),
+        (14, {0: {"type": "spline"}}, "details of another kind"),
+        (14, {7: {"type": "spline"}}, "details of ROI 7 of 2"),
+        (14, {0: CORNERS, 1: {"type": "markers", "counters": [1, 2]}}, "2 counters for 1 points"),
+        (15, b"1", "flat_positions have"),
+        (16, b"\x01\x00\x00\x00", "imagej_options have bits"),
     ],
     ids=str,
 )

@@ -225,7 +225,7 @@ class TestSizes:
     def test_a_list_that_says_it_is_larger_than_it_is(self, hostile: Hostile) -> None:
         import msgspec
 
-        block = msgspec.msgpack.encode([2, 1 << 24, b"", b"", 4, b""])
+        block = msgspec.msgpack.encode([3, 1 << 24, b"", b"", 4, b""])
         hostile.layer(m.LayerSpec("rois", "cells", "YX"))
         if hostile.side is not None:
             offer_an_arena(hostile, content=block)

@@ -225,7 +225,7 @@ class Crowd:
         width, height = np.ceil(boxes[inside, 2:].max(axis=0, initial=1)).astype(int).tolist()
         stride = int(np.ceil(np.sqrt(width * height / MOST_PIXELS)))
         if stride == 1:
-            labels = to_labels(rois, (height, width))
+            labels = to_labels(rois, (height, width), warn=False)
         else:
             labels = np.zeros((-(-height // stride), -(-width // stride)), np.uint32)
             parts = np.clip(boxes / stride, 0, None).astype(int)

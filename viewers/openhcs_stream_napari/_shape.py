@@ -23,6 +23,14 @@ __all__ = ["STROKE", "Shape", "can_fill", "fills_are_cheap", "forget_dump", "hex
 #: Vertices of areas that are painted at one place where napari has no compiled backend: it takes
 #: some 0.3 ms for each, and more for each of a long outline.
 MOST_FILLED = 3000
+#: Pixels from the origin to where shapes are drawn. Qt counts the steps of an axis in 32 bits, and
+#: another layer's pixels may be 200 times smaller; no slide is so wide. What lies farther away is
+#: cut off, in the drawing alone.
+FARTHEST = 4e6
+#: Straight pieces of an ellipse that reaches farther.
+_AROUND = 1024
+#: Differences of numbers that are no larger are finite.
+_FINITE = 1e300
 #: The colour of outlines that have none of their own.
 STROKE = "#ffff00ff"
 
@@ -52,7 +60,9 @@ class Shape:
         faces : bool
             Whether outlines that are filled are painted, or closed paths as well.
         """
-        kind, data = to_napari(roi)
+        kind, data = to_napari(roi, warn=False)  # who sent it was told
+        if np.abs(data).max(initial=0) > FARTHEST:
+            kind, data = _cut(kind, data)
         own_width = roi.stroke_width or width
         face = roi.fill_color or "transparent"
         if kind == "points":  # a Shapes layer has no points: small diamonds
@@ -71,6 +81,34 @@ class Shape:
 
 def _open(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return data[:-1] if len(data) > 2 and np.array_equal(data[0], data[-1]) else data
+
+
+def _cut(kind: str, data: npt.NDArray[Any]) -> tuple[str, npt.NDArray[Any]]:
+    """Cut off what reaches beyond `FARTHEST`: what is nearer stays where it is.
+
+    Each edge gets a vertex where it leaves that square, then what is outside is moved to its rim.
+    """
+    data = np.clip(data, -_FINITE, _FINITE)
+    if kind == "ellipse":
+        angle = np.linspace(0, 2 * np.pi, _AROUND, endpoint=False)[:, None]
+        along, across = (data[1] - data[0]) / 2, (data[3] - data[0]) / 2
+        data = data[0] + along + across + along * np.cos(angle) + across * np.sin(angle)
+        kind = "polygon"
+    upright = kind == "rectangle" and not np.abs(data - np.roll(data, 1, axis=0)).min(axis=1).any()
+    if not (upright or kind == "points"):
+        kind = {"rectangle": "polygon", "line": "path"}.get(kind, kind)
+        ends = np.roll(data, -1, axis=0) if kind == "polygon" else data[1:]
+        vertices = []
+        for start, end in zip(data, ends, strict=False):
+            step = end - start
+            rims = [
+                (rim - start[axis]) / step[axis]
+                for axis in np.flatnonzero(step)
+                for rim in (-FARTHEST, FARTHEST)
+            ]
+            vertices += [start, *(start + at * step for at in sorted(rims) if 0 < at < 1)]
+        data = np.array(vertices if kind == "polygon" else [*vertices, data[-1]])
+    return kind, np.clip(data, -FARTHEST, FARTHEST)
 
 
 def _diamonds(points: npt.NDArray[Any], radius: float) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from openhcs_stream.rois import from_imagej, read_imagej, to_imagej, to_mask, write_imagej
+from openhcs_stream.rois import Roi, from_imagej, read_imagej, to_imagej, to_mask, write_imagej
 from openhcs_stream_fiji._bulk import Bulk
 from openhcs_stream_fiji._reading import NativeReader
 
@@ -94,6 +94,27 @@ def test_a_set_that_the_roi_manager_saves(
         if "PointRoi" in told["class"]:
             del told["position"], told_again["position"]
         assert told_again == told
+
+
+def test_imagej_names_what_was_written_without_a_name_by_its_file(
+    java: Any, window: Stage, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours.zip"
+    roi = Roi.polygon([(0, 0), (0, 4), (3, 0)])
+    write_imagej(ours, [roi, roi.replace(name="cell"), roi])
+    write_imagej(tmp_path / "one.roi", roi)
+
+    def opened() -> list[str]:
+        manager = java.RoiManager.getRoiManager()
+        assert manager.open(str(ours))
+        names = [str(each.getName()) for each in manager.getRoisAsArray()]
+        manager.reset()
+        manager.close()
+        return names
+
+    assert java.on_event_thread(opened) == ["0001", "cell", "0003"]
+    assert str(java.RoiDecoder(str(tmp_path / "one.roi")).getRoi().getName()) == "one"
+    assert read_imagej(ours) == [roi, roi.replace(name="cell"), roi]
 
 
 # --- read without files -------------------------------------------------------------------------
