@@ -280,6 +280,11 @@ class SenderSession:
         """Items that are neither displayed nor failed."""
         return len(self._outstanding)
 
+    @property
+    def is_received(self) -> bool:
+        """Whether the viewer has all that was sent, if not on the screen."""
+        return not any(held is not None for held in self._outstanding.values())
+
     def is_outstanding(self, seq: int) -> bool:
         """Whether the viewer has still to report the item displayed or failed."""
         return seq in self._outstanding

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import logging
+import reprlib
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openhcs_stream.errors import StreamError
-from openhcs_stream.messages import EditsTaken, Request, canonical_component
+import numpy as np
+
+from openhcs_stream.errors import InvalidItem, StreamError
+from openhcs_stream.messages import EditsTaken, Request
 from openhcs_stream.protocol import SendControl
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
     from openhcs_stream.stream._link import Link
     from openhcs_stream.stream._links import LinkGroup
 
-__all__ = ["EditHub", "Edits", "as_layer_names"]
+__all__ = ["EditHub", "Edits", "as_callback", "as_layer_names", "as_seconds"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +101,8 @@ class Edits:
         ViewerLost
             No viewer is left from which one could come.
         """
+        deadline = None if timeout_s is None else time.monotonic() + as_seconds(timeout_s)
         self._finish_current()
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             with self._ready:
                 if self._came:
@@ -110,6 +116,11 @@ class Edits:
                 if self._came:
                     return self._pop()
             self._hub.check()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it hears of no more edits."""
+        return self._closed
 
     def close(self) -> None:
         """Hear of no more edits; those that were not dealt with wait in the viewer. Idempotent."""
@@ -229,12 +240,11 @@ class EditHub:
     def listen(
         self,
         names: tuple[str, ...],
-        place: Mapping[str, PlaceValue] | None,
+        place: Mapping[str, PlaceValue],
         timeout_s: float | None,
     ) -> Edits:
         """Begin to hear of edits, and of those that wait in the viewers."""
-        where = {canonical_component(key): value for key, value in (place or {}).items()}
-        listener = Edits(self, next(self._numbers), names, where, timeout_s)
+        listener = Edits(self, next(self._numbers), names, place, timeout_s)
         with self._lock:
             self._listeners.append(listener)
         with self._group.leading(), self._group.lock:
@@ -301,12 +311,17 @@ class EditHub:
     def call(self, listener: Edits, callback: Callable[[Edit], object]) -> None:
         """Call back with each edit, on a thread of its own: the callback may use the stream."""
 
-        def run() -> None:
+        def heard() -> Edit | None:
             try:
-                while (edit := listener.next()) is not None:
-                    callback(edit)
+                return listener.next()
             except StreamError as error:
                 logger.warning("no more edits are heard of: %s", error)
+                return None
+
+        def run() -> None:
+            try:
+                while (edit := heard()) is not None:
+                    callback(edit)
             except Exception:
                 # The edit that it failed at stays in the viewer for another listener.
                 logger.exception("a callback for edits failed; it is not called any more")
@@ -323,7 +338,80 @@ class EditHub:
 
 
 def as_layer_names(on: Any) -> tuple[str, ...]:
-    """Names of layers from one name, several, or None for all."""
+    """Names of layers from one name, several, or None for all.
+
+    Raises
+    ------
+    InvalidItem
+        It is neither, or several and not one.
+    """
     if on is None:
         return ()
-    return (on,) if isinstance(on, str) else tuple(str(name) for name in on)
+    if isinstance(on, str):
+        return (on,)
+    names = tuple(on) if isinstance(on, Iterable) and not isinstance(on, bytes) else (on,)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InvalidItem(
+            f"on={reprlib.repr(on)}: {reprlib.repr(wrong[0])} is no layer's name.",
+            cure='Names are text: on="nuclei", or on=["nuclei", "cells"].',
+        )
+    if not names:
+        raise InvalidItem(
+            f"on={on!r} names no layer.", cure="Name one, or leave `on` out for all layers."
+        )
+    return names
+
+
+def as_seconds(timeout_s: Any) -> float:
+    """How long to wait; what is left of a time that is over, a negative number, counts as 0.
+
+    Raises
+    ------
+    InvalidItem
+        It is no number of seconds.
+    """
+    if isinstance(timeout_s, (int, float, np.integer, np.floating)) and not np.isnan(timeout_s):
+        return max(0.0, float(timeout_s))
+    raise InvalidItem(
+        f"timeout_s={reprlib.repr(timeout_s)} is no number of seconds.",
+        cure="Use 0 or more; float('inf') waits without end.",
+    )
+
+
+def as_callback(callback: Any) -> Callable[[Edit], None]:
+    """A function to call with each edit, from what a worker passed.
+
+    Raises
+    ------
+    InvalidItem
+        It can't be called, or is an async function: nobody here would await it.
+    """
+    function = callback
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not callable(function):
+        raise InvalidItem(
+            f"{reprlib.repr(callback)} can't be called with an edit.",
+            cure="Pass a function of one edit.",
+        )
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    for each in (function, getattr(function, "__call__", None)):  # noqa: B004 - an object's own
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            raise _is_async(name, "is an async function")
+
+    def call(edit: Edit) -> None:
+        outcome = callback(edit)
+        if inspect.iscoroutine(outcome):
+            outcome.close()  # else Python warns that nobody awaited it
+            raise _is_async(name, "gave a coroutine")
+
+    return call
+
+
+def _is_async(name: str, what: str) -> InvalidItem:
+    return InvalidItem(
+        f"the callback {name} {what}, and edits are told on a thread without an event loop.",
+        cure="In a coroutine use `async for edit in stream.edits(): ...`, or pass a plain function "
+        "that hands the edit to your loop (asyncio.run_coroutine_threadsafe).",
+    )

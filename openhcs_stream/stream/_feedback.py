@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from openhcs_stream.errors import DeadlineExceeded, InvalidItem, Refused, StreamError
-from openhcs_stream.messages import Request, canonical_component
+from openhcs_stream.messages import Request
 from openhcs_stream.pixels import numpy_dtype
 from openhcs_stream.protocol import SendControl
-from openhcs_stream.stream._edits import Edits, as_layer_names
+from openhcs_stream.stream._edits import Edits, as_callback, as_layer_names, as_seconds
+from openhcs_stream.stream._payload import as_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,11 +103,14 @@ class Feedback:
 
         Raises
         ------
+        InvalidItem
+            `on`, `place` or `timeout_s` is none.
         ViewerLost
             While iterating: no viewer is left.
         """
         self._check()
-        return self._hub.listen(as_layer_names(on), place, timeout_s)
+        limit = None if timeout_s is None else as_seconds(timeout_s)
+        return self._hub.listen(as_layer_names(on), as_place(place, ""), limit)
 
     def on_edit(
         self,
@@ -123,10 +128,17 @@ class Feedback:
         -------
         Edits
             Close it to stop.
+
+        Raises
+        ------
+        InvalidItem
+            `callback` is an async function, which has no event loop here, or can't be called;
+            `on` or `place` is none.
         """
         self._check()
-        listener = self._hub.listen(as_layer_names(on), place, None)
-        self._hub.call(listener, callback)
+        function = as_callback(callback)
+        listener = self._hub.listen(as_layer_names(on), as_place(place, ""), None)
+        self._hub.call(listener, function)
         return listener
 
     # --- how things stand ---------------------------------------------------------------------
@@ -205,6 +217,23 @@ class Feedback:
         """Get the points of one plane as they are now: (N, 2) float64, y and x. As `get_rois`."""
         return _array(self._read("points", on, place, source, viewer, timeout_s))
 
+    def get_tracks(
+        self,
+        on: str,
+        *,
+        place: Place | None = None,
+        source: str | None = None,
+        viewer: str = "",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """Get the tracks of one place, as they were sent: (N, 4) or (N, 5) float64.
+
+        A row has the track's number, time, z where there is one, y and x. In napari, a *Tracks*
+        layer that the person or a plugin made is read by its name too, as its ``data`` is: its
+        scale and the graph of divisions are not told. As `get_rois` otherwise.
+        """
+        return _array(self._read("tracks", on, place, source, viewer, timeout_s))
+
     def _read(
         self,
         kind: Kind,
@@ -214,7 +243,7 @@ class Feedback:
         viewer: str,
         timeout_s: float | None,
     ) -> dict[str, Any]:
-        args: dict[str, Any] = {"kind": kind, "name": on, "place": _canonical(place)}
+        args: dict[str, Any] = {"kind": kind, "name": on, "place": as_place(place, "")}
         if source is not None:
             args["source"] = source
         answer: dict[str, Any] = self.request("read", viewer=viewer, timeout_s=timeout_s, **args)
@@ -253,29 +282,43 @@ class Feedback:
 
         Raises
         ------
+        InvalidItem
+            `text` is no text, empty, or longer than 4096 characters; `on`, `place` or
+            `timeout_s` is none.
         DeadlineExceeded
             Nobody answered within `timeout_s`; the message is taken away, and edits wait.
         Refused
             No viewer has a window at which somebody could answer.
         """
         self._check()
+        if not isinstance(text, str):
+            raise InvalidItem(
+                f"{reprlib.repr(text)} can't be asked.", cure="Ask with text: 'Please check.'"
+            )
         if not text or len(text) > 4096:
             raise InvalidItem(
                 f"a message of {len(text)} characters can't be asked.", cure="Use 1 to 4096."
             )
         names = as_layer_names(on)
-        where = _canonical(place)
+        where, limit = as_place(place, ""), as_seconds(timeout_s)
         with self._hub.listen(names, where, None) as listener:
+            deadline = time.monotonic() + limit
+            self._wait_for_items(self._group.open_links(), limit)
             asked = self._send_to_all("ask", {"text": text, "names": list(names), "place": where})
             try:
-                link, outcome = self._first_answer(asked, timeout_s)
+                link, outcome = self._first_answer(asked, limit, deadline)
             finally:
                 self._withdraw(asked)
             # What was changed was told before the answer, on the same lane.
             return Answer(outcome, tuple(listener.drain()) if names else (), link.label)
 
+    def _wait_for_items(self, links: Sequence[Link], timeout_s: float) -> None:
+        """Wait until viewers have what was sent: a request goes another way and may overtake it."""
+        self._group.wait_until(
+            lambda: all(link.session.is_received or not link.is_open for link in links), timeout_s
+        )
+
     def _send_to_all(self, verb: str, args: dict[str, Any]) -> dict[Link, int]:
-        self._group.before_wait()
         with self._group.leading(), self._group.lock:
             asked = {link: next(self._requests) for link in self._group.open_links()}
             if not asked:
@@ -285,8 +328,9 @@ class Feedback:
                 link.ask(Request(number, verb, args), again=True)
         return asked
 
-    def _first_answer(self, asked: dict[Link, int], timeout_s: float) -> tuple[Link, Any]:
-        deadline = time.monotonic() + timeout_s
+    def _first_answer(
+        self, asked: dict[Link, int], timeout_s: float, deadline: float
+    ) -> tuple[Link, Any]:
         refusal: StreamError | None = None
         while asked:
             self._group.wait_until(
@@ -329,6 +373,8 @@ class Feedback:
     ) -> Any:
         """Ask a viewer for something that is no item: "status", "clear", "screenshot", "stop".
 
+        It is asked when the viewer has all that was sent before, but for its status.
+
         Parameters
         ----------
         verb : str
@@ -348,13 +394,15 @@ class Feedback:
             It did not answer in time.
         """
         self._check()
-        limit = self.timeout_s if timeout_s is None else timeout_s
+        limit = self.timeout_s if timeout_s is None else as_seconds(timeout_s)
+        deadline = time.monotonic() + limit
+        if verb != "status":
+            self._wait_for_items([self._link(viewer)], limit)
         number = next(self._requests)
-        self._group.before_wait()
         with self._group.leading(), self._group.lock:
             link = self._link(viewer)
             link.ask(Request(number, verb, args))
-        self._group.wait_until(lambda: link.has_reply(number), limit)
+        self._group.wait_until(lambda: link.has_reply(number), deadline - time.monotonic())
         with self._group.lock:
             reply = link.take_reply(number)
         if isinstance(reply, StreamError):
@@ -379,10 +427,6 @@ class Feedback:
             f"this stream has no viewer {viewer!r}.",
             cure=f"It has {', '.join(link.label for link in links)}.",
         )
-
-
-def _canonical(place: Place | None) -> dict[str, PlaceValue]:
-    return {canonical_component(key): value for key, value in (place or {}).items()}
 
 
 def _array(answer: dict[str, Any]) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ from openhcs_stream.viewer._registry import (
     create,
     viewers,
 )
-from openhcs_stream.viewer._save import save_places
+from openhcs_stream.viewer._save import Standing, save_places, save_standing
 from openhcs_stream.viewer._scene import Arrival, Changes, Scene, SceneLayer
 from openhcs_stream.viewer._serve import TICK_S, Receiver, serve
 from openhcs_stream.viewer._stack import Patch, PlaneStack
@@ -50,6 +50,7 @@ __all__ = [
     "Receiver",
     "Scene",
     "SceneLayer",
+    "Standing",
     "Viewer",
     "ViewerInfo",
     "WhenMemoryFull",
@@ -59,6 +60,7 @@ __all__ = [
     "parse_memory",
     "place_of",
     "save_places",
+    "save_standing",
     "serve",
     "viewers",
 ]

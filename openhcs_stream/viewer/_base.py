@@ -195,6 +195,13 @@ class Viewer(ABC):
     def finish_edits(self) -> None:  # noqa: B027 - a hook, not a duty
         """Report now what would be reported soon: somebody wants to know how things stand."""
 
+    def own_tracks(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Tracks that the person or a plugin made and no worker sent, by the name of their layer.
+
+        Each is a table (N, 4) or (N, 5): the track's number, time, (z,) y, x. It is copied.
+        """
+        return {}
+
     @property
     def can_ask(self) -> bool:
         """Whether a person can answer `show_question`."""

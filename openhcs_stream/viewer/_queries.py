@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -15,10 +16,14 @@ from openhcs_stream.viewer._placement import RASTER_KINDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import numpy.typing as npt
+
     from openhcs_stream.messages import PlaceValue
     from openhcs_stream.viewer._scene import Coords, Scene, SceneLayer
 
 __all__ = ["describe_layers", "places", "read"]
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def describe_layers(scene: Scene) -> list[dict[str, Any]]:
@@ -45,7 +50,11 @@ def places(scene: Scene, args: Mapping[str, Any]) -> list[dict[str, PlaceValue]]
     return [place_of(layer, coords) for layer, coords in _find(scene, args)]
 
 
-def read(scene: Scene, args: Mapping[str, Any]) -> dict[str, Any]:
+def read(
+    scene: Scene,
+    args: Mapping[str, Any],
+    own_tracks: Mapping[str, npt.NDArray[Any]] = _NONE,
+) -> dict[str, Any]:
     """What is at one place now, with what a person changed.
 
     Parameters
@@ -54,6 +63,9 @@ def read(scene: Scene, args: Mapping[str, Any]) -> dict[str, Any]:
         Of the viewer that is asked.
     args : mapping
         As in `places`; or "layer", a layer's title, instead of its name.
+    own_tracks : mapping of name to (N, 4) or (N, 5) array
+        Tracks of the person's own, which are no layers of the scene and have no place. They are
+        found where "kind" is "tracks" and no worker sent any of that name.
 
     Returns
     -------
@@ -67,7 +79,14 @@ def read(scene: Scene, args: Mapping[str, Any]) -> dict[str, Any]:
     InvalidItem
         There is no such layer or place, or several: the text names them.
     """
-    found = _find(scene, args)
+    name = str(args.get("name"))
+    answer: dict[str, Any]
+    if args.get("kind") == "tracks" and not (args.get("source") or args.get("place")):
+        sent = any((x.kind, x.key.name) == ("tracks", name) for x in scene.layers.values())
+        if name in own_tracks and not sent:
+            answer = {"kind": "tracks", "name": name, "source": "", "place": {}}
+            return answer | _table(np.asarray(own_tracks[name], "<f8"))
+    found = _find(scene, args, own_tracks)
     if len(found) > 1:
         some = ", ".join(str(place_of(layer, coords)) for layer, coords in found[:5])
         kinds = {layer.kind for layer, _ in found}
@@ -78,7 +97,7 @@ def read(scene: Scene, args: Mapping[str, Any]) -> dict[str, Any]:
             cure=f"Name one of them, with{also}...",
         )
     layer, coords = found[0]
-    answer: dict[str, Any] = {
+    answer = {
         "kind": layer.kind,
         "name": layer.key.name,
         "source": layer.key.source,
@@ -86,18 +105,18 @@ def read(scene: Scene, args: Mapping[str, Any]) -> dict[str, Any]:
     }
     if layer.kind == "rois":
         return {**answer, "data": roi_codecs.encode(layer.items[coords])}
-    array = np.ascontiguousarray(
-        layer.stack.planes[coords] if layer.kind in RASTER_KINDS else layer.items[coords]
-    )
-    return {
-        **answer,
-        "shape": list(array.shape),
-        "dtype": array.dtype.str,
-        "data": array.tobytes(),
-    }
+    raster = layer.kind in RASTER_KINDS
+    return answer | _table(layer.stack.planes[coords] if raster else layer.items[coords])
 
 
-def _find(scene: Scene, args: Mapping[str, Any]) -> list[tuple[SceneLayer, Coords]]:
+def _table(array: Any) -> dict[str, Any]:
+    array = np.ascontiguousarray(array)
+    return {"shape": list(array.shape), "dtype": array.dtype.str, "data": array.tobytes()}
+
+
+def _find(
+    scene: Scene, args: Mapping[str, Any], own_tracks: Iterable[str] = ()
+) -> list[tuple[SceneLayer, Coords]]:
     title, name, kind, source = (args.get(key) for key in ("layer", "name", "kind", "source"))
     if kind is not None and kind not in get_args(Kind):
         raise InvalidItem(f"there is no kind {kind!r}.", cure=f"Use one of {get_args(Kind)}.")
@@ -111,7 +130,10 @@ def _find(scene: Scene, args: Mapping[str, Any]) -> list[tuple[SceneLayer, Coord
         and source in (None, layer.key.source)
     ]
     if not layers:
-        known = ", ".join(f"{each.kind} {each.title!r}" for each in scene.layers.values())
+        known = ", ".join(
+            [f"{each.kind} {each.title!r}" for each in scene.layers.values()]
+            + [f"tracks {each!r} of the person's own, without place" for each in own_tracks]
+        )
         raise InvalidItem(
             f"the viewer has no {_wanted(args)}.", cure=f"It has {known or 'no layer at all'}."
         )

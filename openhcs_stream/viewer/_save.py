@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,24 +15,31 @@ from openhcs_stream.viewer._edits import place_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from openhcs_stream.messages import Kind, PlaceValue
     from openhcs_stream.viewer._scene import Coords, SceneLayer
 
-__all__ = ["save_places"]
+__all__ = ["Standing", "save_places", "save_standing"]
 
-#: Letters of a file's name before its ending.
+#: Bytes of a file's name before its ending; systems take 255 with it.
 _LONGEST = 180
+
+
+class Standing(NamedTuple):
+    """What stands at one place of a layer: the pixels of labels, a list of Roi, or y and x."""
+
+    kind: Kind
+    source: str
+    name: str
+    place: Mapping[str, PlaceValue]
+    data: Any
 
 
 def save_places(
     folder: str | os.PathLike[str], places: Iterable[tuple[SceneLayer, Coords]]
 ) -> list[Path]:
-    """Write what layers hold at some places, one file each; on the viewer's own thread.
-
-    ROIs become a ``.zip`` for ImageJ's ROI Manager and a ``.geojson`` for QuPath, labels a
-    ``.tif``, points a ``.csv`` of y and x in pixels. Each is named after its source, layer and
-    place: ``plate 1_nuclei_well-A01_z-3.zip``.
+    """Write what layers hold at some places; on the viewer's own thread. See `save_standing`.
 
     Parameters
     ----------
@@ -51,14 +58,42 @@ def save_places(
     UsageError
         The folder can't be written to, or tifffile is missing.
     """
+    found = (_standing(layer, coords) for layer, coords in places)
+    return save_standing(folder, [each for each in found if each is not None])
+
+
+def save_standing(folder: str | os.PathLike[str], items: Iterable[Standing]) -> list[Path]:
+    """Write what stands at places to files.
+
+    ROIs become a ``.zip`` for ImageJ's ROI Manager and a ``.geojson`` for QuPath, labels a
+    ``.tif``, points a ``.csv`` of y and x in pixels. Each is named after its source, layer and
+    place: ``plate 1_nuclei_well-A01_z-3.zip``.
+
+    Parameters
+    ----------
+    folder : path
+        Is made where it does not exist; files in it that have such a name are replaced.
+    items : iterable of Standing
+        Labels, ROIs and points.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    UsageError
+        The folder can't be written to, or tifffile is missing.
+    """
     folder = Path(folder)
     written: list[Path] = []
     taken: set[tuple[str, str]] = set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for layer, coords in places:
-            stem = _unique(_stem(layer, coords), layer.kind, taken)
-            written += _save(folder / stem, layer, coords)
+        for item in items:
+            stem = _unique(_stem(item), item.kind, taken)
+            written += _write(folder / stem, item)
     except OSError as error:
         raise UsageError(
             f"{error.filename or folder} can't be written: {error.strerror or error}.",
@@ -67,23 +102,31 @@ def save_places(
     return written
 
 
-def _save(stem: Path, layer: SceneLayer, coords: Coords) -> list[Path]:
+def _standing(layer: SceneLayer, coords: Coords) -> Standing | None:
+    key = layer.key
+    if layer.kind == "labels" and coords in layer.stack.planes:
+        data: Any = layer.stack.planes[coords]
+    elif layer.kind in ("rois", "points") and coords in layer.items:
+        data = layer.items[coords]
+    else:
+        return None
+    return Standing(layer.kind, key.source, key.name, place_of(layer, coords), data)
+
+
+def _write(stem: Path, item: Standing) -> list[Path]:
     def named(ending: str) -> Path:
         return stem.with_name(stem.name + ending)
 
-    if layer.kind == "labels" and coords in layer.stack.planes:
-        _write_tiff(named(".tif"), np.asarray(layer.stack.planes[coords]))
+    if item.kind == "labels":
+        _write_tiff(named(".tif"), np.asarray(item.data))
         return [named(".tif")]
-    if layer.kind == "points" and coords in layer.items:
-        points = np.asarray(layer.items[coords])
+    if item.kind == "points":
+        points = np.asarray(item.data)
         np.savetxt(named(".csv"), points, "%.17g", delimiter=",", header="y,x", comments="")
         return [named(".csv")]
-    if layer.kind == "rois" and coords in layer.items:
-        rois = layer.items[coords]
-        write_imagej(named(".zip"), rois)
-        named(".geojson").write_text(json.dumps(to_geojson(rois)), encoding="utf-8")
-        return [named(".zip"), named(".geojson")]
-    return []
+    write_imagej(named(".zip"), item.data)
+    named(".geojson").write_text(json.dumps(to_geojson(item.data, warn=False)), encoding="utf-8")
+    return [named(".zip"), named(".geojson")]
 
 
 def _write_tiff(path: Path, plane: Any) -> None:
@@ -97,10 +140,11 @@ def _write_tiff(path: Path, plane: Any) -> None:
     tifffile.imwrite(path, plane)
 
 
-def _stem(layer: SceneLayer, coords: Coords) -> str:
-    place = (f"{component}-{value}" for component, value in place_of(layer, coords).items())
-    words = (layer.key.source, layer.key.name, *place)
-    stem = "_".join(re.sub(r"[^\w -]+", "-", word).strip() for word in words if word)[:_LONGEST]
+def _stem(item: Standing) -> str:
+    place = (f"{component}-{value}" for component, value in item.place.items())
+    words = (item.source, item.name, *place)
+    stem = "_".join(re.sub(r"[^\w -]+", "-", word).strip() for word in words if word)
+    stem = stem.encode()[:_LONGEST].decode(errors="ignore")
     return stem or "unnamed"  # an empty name would be the folder's own
 
 

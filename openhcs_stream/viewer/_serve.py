@@ -387,7 +387,9 @@ class Receiver:
 
     def tick(self) -> None:
         """Show everything that came since the last tick, and answer what was asked."""
-        told = False
+        # Only what was asked by now, for what came before it is shown below; more comes meanwhile.
+        ended, asked = len(self._ended), len(self._asked)
+        told = asked > 0
         if self._arrivals:
             arrivals: list[Arrival] = []
             while self._arrivals:
@@ -400,13 +402,12 @@ class Receiver:
                     self._take_off(each)
             self._show(arrivals)
             told = True
-        while self._asked:
+        for _ in range(asked):
             peer, request = self._asked.popleft()
             reply = self._answer(peer, request)
             if reply is not None:
                 self._replies.append((peer, reply))
-            told = True
-        while self._ended:
+        for _ in range(ended):
             self._questions.withdraw_of(self._ended.popleft())
         if told:
             self._waker.set()
@@ -518,7 +519,7 @@ class Receiver:
                 return places(self.scene, args)
             case "read":
                 self.viewer.finish_edits()
-                return read(self.scene, args)
+                return read(self.scene, args, self.viewer.own_tracks())
             case "waiting_edits":
                 self.viewer.finish_edits()
                 return [encode(Edited(each, ())) for each in self.edits.waiting()]
@@ -550,6 +551,7 @@ class Receiver:
         """This viewer and its streams: JSON-able."""
         endpoint = self.endpoint
         return {
+            **self.viewer.describe(),
             "viewer": self.viewer.name,
             "name": endpoint.name if endpoint else "",
             "pid": os.getpid(),
@@ -567,7 +569,6 @@ class Receiver:
                 if (facts := peer.facts) is not None
             ],
             "ended": self._history.describe(),
-            **self.viewer.describe(),
         }
 
     # --- the receiver's thread ----------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,9 @@ import tifffile
 
 from openhcs_stream import connect
 from openhcs_stream.cli import main
-from openhcs_stream.rois import Roi, read_imagej
+from openhcs_stream.rois import Roi, from_geojson, read_imagej
 from openhcs_stream.testing import RunningReceiver, run_receiver
-from openhcs_stream.viewer import Change, MemoryViewer, Painting
+from openhcs_stream.viewer import Change, MemoryViewer, Painting, save_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,11 +74,14 @@ def test_what_stands_now_is_saved(
     saved = json.loads(capsys.readouterr().out)["saved"]
     assert sorted(path.name for path in folder.iterdir()) == [
         "mask_well-A01_site-2.tif",
-        "plate-1_nuclei_well-A01_site-2.zip",
+        "plate 1_nuclei_well-A01_site-2.geojson",
+        "plate 1_nuclei_well-A01_site-2.zip",
         "spots_well-A01_site-2.csv",
     ]
-    assert len(saved) == 3
-    assert read_imagej(folder / "plate-1_nuclei_well-A01_site-2.zip") == [B]
+    assert len(saved) == 4
+    assert read_imagej(folder / "plate 1_nuclei_well-A01_site-2.zip") == [B]
+    document = json.loads((folder / "plate 1_nuclei_well-A01_site-2.geojson").read_text("utf-8"))
+    assert from_geojson(document) == [B]
     labels = tifffile.imread(folder / "mask_well-A01_site-2.tif")
     assert labels.dtype == np.uint16
     assert np.argwhere(labels).tolist() == [[2, 3]]
@@ -127,9 +131,37 @@ def test_where_nothing_waits_it_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert "Nothing waits in" in capsys.readouterr().out
 
 
+def test_a_window_would_have_saved_the_same_files(
+    edited: RunningReceiver[MemoryViewer], tmp_path: Path
+) -> None:
+    assert main(["edits", "--save", str(tmp_path / "command")]) == 0
+    layers = edited.viewer.layers.values()
+    save_places(tmp_path / "window", [(layer, at) for layer in layers for at in layer.places])
+    command, window = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("command", "window")
+    )
+    assert command == window
+
+
+def test_what_does_not_stand_any_more_is_named_and_the_rest_saved(
+    edited: RunningReceiver[MemoryViewer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = edited.receiver.scene
+    spots = next(key for key in scene.layers if key.name == "spots")
+    done = threading.Event()
+    edited.viewer.do(lambda: scene.remove(spots))
+    edited.viewer.do(done.set)
+    assert done.wait(20)
+    assert main(["edits", "--save", str(tmp_path)]) == 1
+    assert "not saved: " in (told := capsys.readouterr().err)
+    assert "no points 'spots'" in told
+    assert {path.suffix for path in tmp_path.iterdir()} == {".tif", ".zip", ".geojson"}
+
+
 def test_a_folder_that_cannot_be_made_is_named(
     edited: RunningReceiver[MemoryViewer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("here")
     assert main(["edits", "--save", str(tmp_path / "file")]) == 2
-    assert "can't be made" in capsys.readouterr().err
+    assert "can't be written" in capsys.readouterr().err

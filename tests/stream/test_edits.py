@@ -19,7 +19,7 @@ from openhcs_stream.rois import Roi
 from openhcs_stream.viewer import Change, MemoryViewer, Painting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from openhcs_stream import Stream
     from openhcs_stream.stream import Edits
@@ -260,6 +260,114 @@ def test_a_callback_that_fails_leaves_the_edit_to_others(
         assert edits.next(20) is not None
 
 
+async def _async_function(edit: Edit) -> None: ...
+
+
+async def _async_generator(edit: Edit) -> AsyncIterator[None]:
+    yield None
+
+
+class _AsyncObject:
+    async def __call__(self, edit: Edit) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("callback", "name"),
+    [
+        (_async_function, "_async_function"),
+        (_async_generator, "_async_generator"),
+        (functools.partial(_async_function), "_async_function"),
+        (_AsyncObject(), "_AsyncObject"),
+    ],
+    ids=["function", "generator", "partial", "object"],
+)
+def test_a_coroutine_function_is_no_callback(
+    stream: Stream, person: Person, callback: Any, name: str
+) -> None:
+    stream.rois([A], name="nuclei").wait()
+    with pytest.raises(InvalidItem, match=rf"{name}.* async.*async for edit in stream\.edits"):
+        stream.on_edit(callback)
+    person.change("nuclei", (), lambda x: [(moved(x[0]), 0)])
+    assert len(person.book.waiting()) == 1
+
+
+def test_what_cannot_be_called_is_no_callback(stream: Stream) -> None:
+    with pytest.raises(InvalidItem, match="'nuclei' can't be called"):
+        stream.on_edit("nuclei")  # type: ignore[arg-type]
+
+
+def _gives_a_coroutine(edit: Edit) -> object:
+    return _async_function(edit)
+
+
+def _raises_an_error_of_ours(edit: Edit) -> object:
+    raise InvalidItem("what the callback sent was wrong.")
+
+
+@pytest.mark.parametrize(
+    ("callback", "text"),
+    [(_gives_a_coroutine, "coroutine"), (_raises_an_error_of_ours, "what the callback sent")],
+)
+def test_an_edit_whose_callback_came_to_nothing_waits_for_others(
+    stream: Stream, person: Person, caplog: pytest.LogCaptureFixture, callback: Any, text: str
+) -> None:
+    stream.rois([A], name="nuclei").wait()
+    listener = stream.on_edit(callback)
+    person.change("nuclei", (), lambda x: [(moved(x[0]), 0)])
+    deadline = time.monotonic() + 20
+    while not listener.is_closed:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.005)
+    assert "a callback for edits failed" in caplog.text
+    assert text in caplog.text
+    with stream.edits() as edits:
+        assert take(edits, 1)[0].action == "changed"
+
+
+@pytest.mark.parametrize("on", [[], (), 5, b"nuclei", [5], [b"nuclei"]], ids=repr)
+def test_what_names_no_layer_is_refused(stream: Stream, on: Any) -> None:
+    with pytest.raises(InvalidItem, match=r"names? |name\."):
+        stream.edits(on=on)
+    with pytest.raises(InvalidItem, match=r"names? |name\."):
+        stream.on_edit(print, on=on)
+
+
+@pytest.mark.parametrize("wait", ["a", float("nan"), b"1"], ids=repr)
+def test_what_is_no_time_is_refused_and_nothing_asked(
+    stream: Stream, person: Person, wait: Any
+) -> None:
+    stream.rois([A], name="nuclei").wait()
+    for call in (
+        functools.partial(stream.ask, "well?"),
+        functools.partial(stream.edits),
+        functools.partial(stream.get_rois, "nuclei"),
+        functools.partial(stream.request, "layers"),
+        stream.edits().next,
+    ):
+        with pytest.raises(InvalidItem, match="no number of seconds"):
+            call(timeout_s=wait)
+    stream.request("layers")
+    assert person.viewer.question is None
+
+
+def test_times_that_are_over_and_times_without_end(stream: Stream, person: Person) -> None:
+    assert stream.edits().next(-1) is None
+    with pytest.raises(DeadlineExceeded):
+        stream.ask("well?", timeout_s=-1)
+    stream.rois([A], name="nuclei").wait()
+    assert stream.get_rois("nuclei", timeout_s=float("inf")) == [A]
+    thread = threading.Thread(target=person.answer, args=("skipped",))
+    thread.start()
+    assert not stream.ask("well?", timeout_s=float("inf")).done
+    thread.join(20)
+
+
+@pytest.mark.parametrize("text", [5, None, b"well?", "", "x" * 4097], ids=lambda x: repr(x)[:9])
+def test_a_message_is_text(stream: Stream, text: Any) -> None:
+    with pytest.raises(InvalidItem, match="can't be asked"):
+        stream.ask(text)
+
+
 def test_a_question_is_answered_with_what_was_corrected(stream: Stream, person: Person) -> None:
     stream.rois([A, B], name="nuclei", place={"well": "A01"}).wait()
 
@@ -381,6 +489,41 @@ def test_what_can_be_read_is_named_where_it_is_not_there(stream: Stream) -> None
         stream.get_rois("nuclei", viewer="fiji")
 
 
+@pytest.mark.parametrize("axes", ["TYX", "TZYX"])
+def test_tracks_are_read_as_they_were_sent(stream: Stream, axes: str) -> None:
+    rows = np.random.default_rng(1).uniform(0, 90, (7, len(axes) + 1))
+    rows[:, 0] = (3, 3, 3, 8, 8, 9, 2**40)
+    stream.tracks(rows, name="paths", axes=axes, place={"well": "A01"}, pixel_size=0.5).wait()
+    stream.tracks(rows[:0], name="paths", axes=axes, place={"well": "A02"}).wait()
+    read = stream.get_tracks(on="paths", place={"well": "A01"})
+    np.testing.assert_array_equal(read, rows, strict=True)
+    read[:] = 0  # their own, not the viewer's
+    assert stream.get_tracks("paths", place={"well": "A02"}).shape == (0, len(axes) + 1)
+    with pytest.raises(Refused, match="is at 2 places"):
+        stream.get_tracks("paths")
+    with pytest.raises(Refused, match=r"has no tracks 'moves'.*tracks 'paths'"):
+        stream.get_tracks("moves")
+    with pytest.raises(Refused, match="has no points 'paths'"):
+        stream.get_points("paths")
+
+
+def test_the_columns_of_tracks_come_in_napari_order(stream: Stream) -> None:
+    stream.tracks([[1.0, 7, 3, 20, 30]], name="paths", axes="ZTYX").wait()
+    assert stream.get_tracks("paths").tolist() == [[1.0, 3, 7, 20, 30]]
+
+
+def test_a_place_may_have_values_of_numpy(stream: Stream, person: Person) -> None:
+    planes: Any = np.arange(2)
+    for z in planes:
+        stream.labels(np.full((4, 4), z, np.uint8), name="nuclei", place={"z": z}).wait()
+    for z in planes:
+        assert stream.get_labels("nuclei", place={"z": z}).max() == z
+    with stream.edits(on="nuclei", place={"z": planes[1]}) as edits:
+        for z in (0, 1):
+            person.paint("nuclei", (z,), 0, 0, 9)
+        assert take(edits, 1)[0].place == {"z": 1}
+
+
 def test_new_data_of_the_worker_is_no_edit_and_wins(stream: Stream, person: Person) -> None:
     stream.rois([A, B], name="nuclei").wait()
     base = person.layer("nuclei").items[()]
@@ -423,3 +566,27 @@ def test_no_viewer_no_edits(serve_here: Callable[..., Served]) -> None:
         here.receiver.close()
         with pytest.raises(ViewerLost):
             edits.next(20)
+
+
+def test_what_was_sent_before_is_there_when_it_is_asked_for(
+    serve_here: Callable[..., Served],
+) -> None:
+    """Also where the viewer is drawing something else when both come."""
+
+    class Busy(MemoryViewer):
+        def show_layer(self, layer: SceneLayer, arrived: Any) -> None:
+            super().show_layer(layer, arrived)
+            if layer.key.name == "first":
+                drawing.set()
+                deadline = time.monotonic() + 10
+                while not here.receiver._asked and time.monotonic() < deadline:
+                    threading.Event().wait(0.005)
+
+    drawing = threading.Event()
+    here = serve_here(Busy())
+    with openhcs_stream.connect(here.address, side_lane=False, timeout_s=20) as stream:
+        stream.points([[1.0, 2.0]], name="first")
+        stream.request("status")  # what was gathered has left
+        assert drawing.wait(20)
+        stream.points([[3.0, 4.0]], name="second")
+        assert stream.get_points("second").tolist() == [[3.0, 4.0]]

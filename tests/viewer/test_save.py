@@ -70,6 +70,12 @@ def test_names_that_are_no_file_names(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(written)
 
 
+def test_long_names_of_any_alphabet_fit_a_file_system(tmp_path: Path) -> None:
+    written = save_places(tmp_path, [(layer("rois", ROIS, source="細胞" * 90, name="核" * 90), AT)])
+    assert [path.suffix for path in written] == [".zip", ".geojson"]
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+
+
 def test_a_layer_without_any_name_stays_in_the_folder(tmp_path: Path) -> None:
     placed = Placement(LayerSpec("points", "", "YX")).place((), POINTS)
     scene = Scene()

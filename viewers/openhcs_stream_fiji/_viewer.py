@@ -310,8 +310,8 @@ class FijiViewer(Viewer):
             "imagej": str(self.java.IJ.getVersion()),
             "window": not self._headless,
             "gateway": self.gateway is not None,
-            "memory_nbytes": most,
-            "memory_free_nbytes": free,
+            "java_memory_nbytes": most,
+            "java_memory_free_nbytes": free,
         }
 
     # --- for tests and embedders --------------------------------------------------------------

@@ -199,6 +199,13 @@ class NapariModelViewer(Corrections):
         half_y, half_x = height / camera.zoom / 2, width / camera.zoom / 2
         return (y - half_y, x - half_x), (y + half_y, x + half_x)
 
+    def own_tracks(self) -> Mapping[str, npt.NDArray[Any]]:
+        from napari.layers import Tracks
+
+        ours = self._our_ids()
+        layers = self.model.layers
+        return {x.name: x.data for x in layers if isinstance(x, Tracks) and id(x) not in ours}
+
     # --- for tests and the widget -------------------------------------------------------------
 
     def native_layer(self, layer: SceneLayer) -> Any:

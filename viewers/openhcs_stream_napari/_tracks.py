@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tracks"]
 
+#: napari 0.9 takes 8 bytes for each number up to the largest, and no more than 32 bits of it.
+_MAX_NUMBER = 1 << 20
+
 
 class Tracks(Shown):
     """Tracks have their time in the data; it stands on the world's time slider where it can.
@@ -41,11 +44,16 @@ class Tracks(Shown):
 
     def _geometry(self, view: View, ndim: int) -> dict[str, Any]:
         spec = self.layer.spec
-        missing = max(0, ndim - len(view.axes) - 2)
+        units = view.units(spec.pixel_size, spec.unit)
+        # Columns for which there is no slider.
+        own = ("time", "z")[: max(0, ndim - len(view.axes) - 2)]
+        sized = "z" in own and len(spec.pixel_size) > 2
+        z = (float(spec.pixel_size[0]), units[-1]) if sized else (1.0, "pixel")
+        steps = [z if name == "z" else (1.0, "pixel") for name in own]
         return {
-            "scale": ((1.0,) * missing + view.scale(spec.pixel_size))[-ndim:],
-            "units": (("pixel",) * missing + view.units(spec.pixel_size, spec.unit))[-ndim:],
-            "axis_labels": (("time",) * missing + view.labels)[-ndim:],
+            "scale": (*(size for size, _ in steps), *view.scale(spec.pixel_size))[-ndim:],
+            "units": (*(unit for _, unit in steps), *units)[-ndim:],
+            "axis_labels": (*own, *view.labels)[-ndim:],
         }
 
     def update(self, view: View, arrived: Sequence[Coords]) -> None:
@@ -95,7 +103,14 @@ class Tracks(Shown):
         if len(rows) == 0:
             # napari 0.9 can't take tracks without any; a track of one vertex draws no line.
             return np.zeros((1, 3 + len(columns)))
-        return np.column_stack([rows[:, 0], *columns, rows[:, -2:]])
+        return np.column_stack([_numbers(rows[:, 0]), *columns, rows[:, -2:]])
+
+
+def _numbers(sent: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Tracks' numbers as napari can take them: the worker's, or 0, 1, 2, ... in their order."""
+    if np.all((sent >= 0) & (sent <= _MAX_NUMBER) & (sent == np.rint(sent))):
+        return sent
+    return np.unique(sent, return_inverse=True)[1].astype(np.float64)
 
 
 def _to_steps(values: npt.NDArray[Any], component: str, axes: tuple[Axis, ...]) -> npt.NDArray[Any]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from napari.layers import Tracks
 
+from openhcs_stream.errors import Refused
 from openhcs_stream.testing import ViewerTests
 from openhcs_stream_napari._model import NapariModelViewer
 from openhcs_stream_napari._window import NapariWindowViewer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from openhcs_stream import Stream
     from openhcs_stream.messages import PlaceValue
 
 
@@ -57,6 +60,31 @@ class NapariTests(ViewerTests):
 
     def tracks_of(self, title: str) -> npt.NDArray[Any]:
         return np.asarray(self.native_layer(title).data)[:, [0, 1, -2, -1]]
+
+    def test_tracks_of_the_persons_own_can_be_read(self) -> None:
+        rows = np.array([[1.0, 0, 3.5, 4], [1, 1, 4.5, 6], [4, 0, 2, 2], [4, 2, 3, 3]])
+        deep = np.insert(rows, 2, 8.0, axis=1)
+        layers = self.viewer.model.layers
+        own = [Tracks(rows, name="btrack", scale=(1, 0.5, 0.5)), Tracks(deep, name="deep")]
+
+        def work(stream: Stream) -> list[npt.NDArray[Any]]:
+            stream.tracks(rows + 1, name="deep", place={"well": "A01"}).wait()
+            with pytest.raises(Refused, match=r"tracks 'deep'.*tracks 'btrack' of the person"):
+                stream.get_tracks("moves")
+            with pytest.raises(Refused, match="has no tracks 'btrack'"):
+                stream.get_tracks("btrack", place={"well": "A01"})
+            with pytest.raises(Refused, match="has no points 'btrack'"):
+                stream.get_points("btrack")
+            return [stream.get_tracks("btrack"), stream.get_tracks("deep")]
+
+        try:
+            layers.extend(own)
+            btrack, sent = self.send(work)
+            np.testing.assert_array_equal(btrack, rows, strict=True)
+            np.testing.assert_array_equal(sent, rows + 1, strict=True)  # a worker's goes first
+        finally:
+            for each in own:
+                layers.remove(each)
 
 
 class TestNapariModel(NapariTests):

@@ -168,6 +168,47 @@ def test_tracks_alone(stage: Stage) -> None:
     np.testing.assert_array_equal(native.data, TRACKS)
 
 
+@pytest.mark.parametrize("last", [2.0**31, 2.0**40, 1e300, -1.0, 0.5])
+def test_numbers_of_tracks_that_napari_can_not_take(stage: Stage, last: float) -> None:
+    """It would need 16 GiB for the first, and mix up the second with track 0."""
+    sent = TRACKS.copy()
+    sent[3:, 0] = last
+    stage.show((spec("image", axes="TYX"), ("A01",), np.zeros((3, 20, 30), "u1")))
+    native = stage.native((spec("tracks"), ("A01",), sent))
+    assert stage.viewer.model.dims.ndim == 4
+    first, second = sorted({*native.data[:, 0]})
+    assert 0 <= first < second <= 1
+    rows = native.data[native.data[:, 0] == (second if last > 1 else first)]
+    np.testing.assert_array_equal(rows[:, 1:], TRACKS[3:, 1:])
+
+
+@pytest.mark.parametrize("size", [(), (0.5, 0.25), (2.0, 0.5, 0.25)], ids=len)
+@pytest.mark.parametrize("around", ["", "TYX", "TZYX"], ids=["alone", "TYX", "TZYX"])
+def test_columns_of_tracks_have_their_size_and_name(
+    stage: Stage, around: str, size: tuple[float, ...]
+) -> None:
+    common: dict[str, Any] = {"components": (), "pixel_size": size, "unit": "um" if size else ""}
+    if around:
+        movie = np.zeros((3, 4, 20, 30) if around == "TZYX" else (3, 20, 30), "u1")
+        stage.show((spec("image", axes=around, **common), (), movie))
+    deep = np.insert(TRACKS, 2, (0, 1, 1.5, 2, 3), axis=1)
+    native = stage.native((spec("tracks", axes="TZYX", **common), (), deep))
+    z = size[0] if len(size) == 3 else 1.0
+    yx = size[-2:] or (1.0, 1.0)
+    if around == "TYX":  # without a z slider, z has no place on the screen
+        np.testing.assert_array_equal(native.data, TRACKS)
+        assert tuple(native.scale) == (1.0, *yx)
+        assert native.axis_labels == ("time", "y", "x")
+    else:
+        np.testing.assert_array_equal(native.data, deep)
+        assert tuple(native.scale) == (1.0, z, *yx)
+        assert native.axis_labels == ("time", "z", "y", "x")
+        units = [str(unit) for unit in native.units]
+        assert units == ["pixel", "micrometer" if len(size) == 3 else "pixel",
+                         *["micrometer" if size else "pixel"] * 2]  # fmt: skip
+    assert not any(native.translate)
+
+
 def test_a_deleted_list_comes_back(stage: Stage) -> None:
     native = stage.native((spec("rois"), ("A01",), [Roi.polygon(SQUARE)]))
     stage.viewer.model.layers.remove(native)
