@@ -57,7 +57,9 @@ def _bridged(parts: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     joined = [first]
     for ring in parts[1:]:
         joined += [first[:1], ring, ring[:1]]
-    return np.concatenate(joined)
+    xy = np.concatenate(joined)
+    # One ring that encloses nothing may have fewer vertices than a polygon.
+    return np.pad(xy, ((0, max(0, 3 - len(xy))), (0, 0)), mode="edge")
 
 
 def unbridged(xy: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:

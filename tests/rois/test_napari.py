@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openhcs_stream.errors import InvalidItem, LossyConversion
@@ -388,6 +388,8 @@ def test_every_polygon_comes_back_with_its_pixels(vertices: list[tuple[float, fl
 
 
 @given(st.lists(st.lists(PAIRS, min_size=3, max_size=5, unique=True), min_size=1, max_size=4))
+@example([[(0.0, 16.0), (0.0, 0.5), (0.0, 0.0)]])  # closed, and then of two vertices
+@example([[(1.0, 1.0), (17.0, 1.0), (1.0, 17.0)]])  # of one
 def test_rings_come_back_with_their_pixels(rings: list[list[tuple[float, float]]]) -> None:
     roi = Roi.composite([np.array(ring) % 16 for ring in rings])
     back = from_napari(*to_napari(roi))
