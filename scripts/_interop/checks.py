@@ -469,7 +469,9 @@ def our_worker_killed(run: Run, generation: str, viewer: str) -> dict[str, Any]:
         # of zmqruntime waits 1 s for each image of the batch.
         busy_s = float(len(images_of(batches)))
         report = send_ours(run, their_viewer.port, [batches[0]], timeout_s=busy_s + 20.0)
-        if report["error"]:
+        # Generation 2's napari can't draw a stack in which the dead worker left a plane out, and
+        # says so of all that it has: that our worker hears it is right.
+        if report["error"] and "stack missing routed image" not in report["error"]:
             raise Failed(f"after the other's death: {report['error']}")
         if report["queue"]["received"] < len(batches[0]):
             raise Failed(f"after the other's death the queue says {report['queue']}")
