@@ -219,12 +219,14 @@ def test_labels_and_show_all_are_the_persons_choice(window: Stage) -> None:
     run(window, "show none")
     window.act(lambda: window.viewer.turn(lambda: None))
     window.act(lambda: window.viewer.turn(lambda: None))
-    window.act(
-        lambda: window.viewer.java.WindowManager.setCurrentWindow(
-            window.viewer.image(raw).getWindow()
-        )
-    )
-    run(window, "show all with labels")
+
+    def choose() -> None:
+        # In one go: a window that is shown late would become the current one in between.
+        shown_on = window.viewer.image(raw).getWindow()
+        window.viewer.java.WindowManager.setCurrentWindow(shown_on)
+        assert manager(window).runCommand("show all with labels")
+
+    window.act(choose)
     window.act(lambda: window.viewer.turn(lambda: None))
     assert canvas.getShowAllList().getDrawLabels()
     assert len(drawn(window, raw)) == 3
