@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from openhcs_stream.errors import InvalidItem, LossyConversion
 from openhcs_stream.rois._imagej import from_imagej, to_imagej
-from openhcs_stream.rois._listed import listed_rois
+from openhcs_stream.rois._listed import first_few, listed_rois
 
 if TYPE_CHECKING:
     import os
@@ -31,8 +31,6 @@ _PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _LONGEST: Final = 120
-#: So many members that are left out are told one by one.
-_NAMED: Final = 5
 #: Where a ``.roi`` file says where its second header is, and there, where and how long its name is.
 _HEADER2_AT: Final = 60
 _NAME_AT: Final = 16
@@ -90,8 +88,7 @@ def read_imagej(path: str | os.PathLike[str]) -> list[Roi]:
             raise _damaged(path, error) from error
         raise
     if left_out:
-        more = f"; {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
-        told = f"{'; '.join(left_out[:_NAMED])}{more}"
+        told = first_few(left_out)
         if not made:
             raise InvalidItem(
                 f"no ROI in {path.name!r} can be read: {told}.", cure="Save it anew in ImageJ."

@@ -24,7 +24,7 @@ import numpy as np
 
 from openhcs_stream.errors import InvalidItem, LossyConversion
 from openhcs_stream.rois._details import Details, Text
-from openhcs_stream.rois._listed import listed_rois
+from openhcs_stream.rois._listed import first_few, listed_rois
 from openhcs_stream.rois._losses import warn_of
 from openhcs_stream.rois._model import KINDS, Roi
 from openhcs_stream.rois._nesting import polygons_of
@@ -41,8 +41,6 @@ __all__ = ["from_geojson", "to_geojson"]
 _log = logging.getLogger(__name__)
 
 _CURE: Final = "Export it anew as a GeoJSON FeatureCollection of polygons, lines and points."
-#: So many features that are left out are told one by one.
-_NAMED: Final = 5
 #: Kinds whose coordinates are those of the geometry; the others keep theirs beside it.
 _PLAIN: Final = frozenset(
     {"polygon", "freehand", "traced", "line", "polyline", "freeline", "angle", "arrow", "point"}
@@ -153,10 +151,9 @@ class _Reading:
             ) from error
         lines = [f"{what} ({n} features)" for what, n in self._told.items()]
         if self._left_out:
-            named = [f"{number} ({error.what})" for number, error in self._left_out[:_NAMED]]
-            if len(self._left_out) > _NAMED:
-                named.append(f"{len(self._left_out) - _NAMED} more")
-            lines.insert(0, f"features that can't be read are left out: {', '.join(named)}")
+            named = [f"{number} ({error.what})" for number, error in self._left_out]
+            told = first_few(named, separator=", ")
+            lines.insert(0, f"features that can't be read are left out: {told}")
         if lines:
             warnings.warn(f"GeoJSON: {'; '.join(lines)}.", LossyConversion, stacklevel=3)
 

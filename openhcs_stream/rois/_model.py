@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["BOXES", "KEPT_OPTIONS", "KINDS", "KindRow", "Roi", "RoiKind", "kind_of_code"]
+__all__ = ["BOXES", "KEPT_OPTIONS", "KINDS", "KINDS_BY_CODE", "KindRow", "Roi", "RoiKind"]
 
 _Number = TypeVar("_Number", int, float)
 
@@ -119,7 +119,8 @@ KINDS: Final[Mapping[str, KindRow]] = {
     )
 }
 
-_KIND_OF_CODE: Final[Mapping[int, KindRow]] = {row.code: row for row in KINDS.values()}
+#: The same by their numbers on the wire.
+KINDS_BY_CODE: Final[Mapping[int, KindRow]] = {row.code: row for row in KINDS.values()}
 
 #: Kinds of two corners, (left, top), (right, bottom).
 BOXES: Final = frozenset({"rectangle", "oval", "rounded rectangle", "text"})
@@ -131,11 +132,6 @@ MAX_GROUP: Final = 65535
 _LEAST_OF_RING: Final = 3  # vertices
 _COLOR = re.compile(r"#[0-9a-f]{8}")
 _LOOSE_COLOR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{4}|[0-9a-f]{6}|[0-9a-f]{8})", re.IGNORECASE)
-
-
-def kind_of_code(code: int) -> KindRow | None:
-    """Find the row of a kind by its number on the wire."""
-    return _KIND_OF_CODE.get(code)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,6 +21,7 @@ import numpy as np
 from openhcs_stream.errors import InvalidItem, LossyConversion, StreamError, UsageError
 from openhcs_stream.rois._details import Arrow, Text
 from openhcs_stream.rois._labels import from_labels
+from openhcs_stream.rois._listed import first_few
 from openhcs_stream.rois._model import Roi
 from openhcs_stream.rois._ome_mask import mask_of
 
@@ -42,8 +43,6 @@ _FONTS: Final = {"serif": "Serif", "monospace": "Monospaced"}
 _LETTER: Final = 0.6
 _LINE: Final = 1.2
 _FONT_SIZE: Final = 12
-#: So many shapes that are left out are told one by one.
-_NAMED: Final = 5
 #: Of shapes whose sides are this nearly square to each other.
 _SQUARE: Final = 1e-9
 
@@ -100,8 +99,7 @@ def from_ome(source: str | bytes | os.PathLike[str] | Any) -> list[Roi]:
                 made.append(_of_shape(ome_roi, shape, shared, tell))
             except InvalidItem as error:
                 left_out.append(f"{shape.id} of {ome_roi.id}: {error.what.rstrip('.')}")
-    more = [f"{len(left_out) - _NAMED} more"] if len(left_out) > _NAMED else []
-    named = "; ".join(left_out[:_NAMED] + more)
+    named = first_few(left_out)
     if left_out and not made:
         raise InvalidItem(f"no shape in the OME-XML can be read: {named}.", cure="Export it anew.")
     lines = [f"{what} ({n} times)" if n > 1 else what for what, n in told.items()]

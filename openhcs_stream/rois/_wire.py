@@ -29,7 +29,7 @@ from msgspec import Meta, Struct
 
 from openhcs_stream.errors import ProtocolViolation
 from openhcs_stream.rois._details import Details, misfit
-from openhcs_stream.rois._model import BOXES, KEPT_OPTIONS, KINDS, Roi, is_color, kind_of_code
+from openhcs_stream.rois._model import BOXES, KEPT_OPTIONS, KINDS, KINDS_BY_CODE, Roi, is_color
 from openhcs_stream.rois._properties import NO_PROPERTIES
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def decode(block: bytes | bytearray | memoryview | npt.NDArray[Any]) -> list[Roi
             for
             kind, start, end, name, stroke, fill, width, group, position, props, more, flag, bits
             in zip(
-                map(_KINDS_BY_CODE.__getitem__, codes.tolist()), (ends - counts).tolist(),
+                [KINDS_BY_CODE[code].kind for code in codes.tolist()], (ends - counts).tolist(),
                 ends.tolist(), names, stroke_colors, fill_colors, widths, groups,
                 _optional_positions(columns.positions, n), properties, details_of, flat, options,
                 strict=True,
@@ -269,7 +269,6 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-_KINDS_BY_CODE: Final = {row.code: row.kind for row in KINDS.values()}
 _BOX_CODES: Final = [row.code for row in KINDS.values() if row.kind in BOXES]
 _NEED_DETAILS: Final = [row.code for row in KINDS.values() if row.needs_details]
 
@@ -281,7 +280,7 @@ def _checked_details(
     for i, one in details.items():
         if not 0 <= i < len(codes):
             raise _violation(f"it has details of ROI {i} of {len(codes)}")
-        row = kind_of_code(int(codes[i]))
+        row = KINDS_BY_CODE.get(int(codes[i]))
         if row is None or row.details is None or not isinstance(one, row.details):
             raise _violation(f"ROI {i} has details of another kind")
         wrong = misfit(one, int(counts[i]))

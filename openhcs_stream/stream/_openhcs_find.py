@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import select
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from openhcs_stream.errors import InvalidItem, ViewerUnreachable
-from openhcs_stream.transport import ZmqAsker, parse_address
+from openhcs_stream.transport import ZmqAsker, dial, parse_address
 
 if TYPE_CHECKING:
     from openhcs_stream.dialects import OpenHCSViewer
@@ -26,9 +25,6 @@ ACK_PORT = 7555
 #: its program may be busy, as a thread of its own says that.
 _PROBE_S = 0.5
 _KIND_S = 2.0
-#: What a REQ socket says first (ZMTP 3.0): the greeting, and its READY.
-_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\0" + b"NULL".ljust(20, b"\0") + bytes(32)
-_READY = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03REQ"
 
 _IPC_PORT = re.compile(r"(?P<before>.*-)(?P<port>[0-9]{1,5})(?P<after>\.[^/.]+)")
 
@@ -81,10 +77,10 @@ def may_be_theirs(address: str) -> bool:
     control = control_address(address)
     if control is None:
         return False
-    probe = _connected(control)
-    if probe is None:
+    try:
+        dial(control, _PROBE_S).close()
+    except OSError:
         return False
-    probe.close()
     return True
 
 
@@ -126,9 +122,10 @@ def ask_who(
         asker.ask(control_request("ping"))
         first_s = timeout_s if doubt_s is None else min(doubt_s, timeout_s)
         frame = _answer_within(asker, first_s)
-        if frame is None and doubt_s is not None and _takes_requests(control):
-            # A greeting of ours would harm it: no request, it wakes a REP socket that then has
-            # nothing to read, and their loops wait in that read, some together with all else.
+        if frame is None and doubt_s is not None and _is_rep(control):
+            # As at all viewers of OpenHCS; ours have a ROUTER. A greeting of ours would harm it: no
+            # request, it wakes a REP socket that then has nothing to read, and their loops wait in
+            # that read, some together with all else.
             frame = _answer_within(asker, timeout_s - first_s)
             if frame is None:
                 raise nobody(address, timeout_s)
@@ -155,47 +152,10 @@ def nobody(address: str, timeout_s: float) -> ViewerUnreachable:
     )
 
 
-def _connected(address: str) -> socket.socket | None:
-    """A plain connection to whoever listens there."""
-    where = parse_address(address)
-    family = socket.AF_UNIX if where.scheme == "ipc" else socket.AF_INET
-    if where.scheme == "ipc":
-        target: str | tuple[str, int] = where.name.replace("@", "\0", 1)
-    else:
-        target = (where.host, where.port)
-        if ":" in where.host:
-            family = socket.AF_INET6
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.settimeout(_PROBE_S)
-    try:
-        made.connect(target)
-    except OSError:
-        made.close()
-        return None
-    return made
+def _is_rep(address: str) -> bool:
+    from openhcs_stream.transport import kind_at
 
-
-def _takes_requests(control: str) -> bool:
-    """Whether a REP socket listens there, as at all viewers of OpenHCS; ours have a ROUTER."""
-    from openhcs_stream.transport import socket_type
-
-    probe = _connected(control)
-    if probe is None:
-        return False
-    deadline = time.monotonic() + _KIND_S
-    said = b""
-    with probe:
-        try:
-            probe.sendall(_GREETING + _READY)
-            while (kind := socket_type(said)) is None:
-                probe.settimeout(max(0.001, deadline - time.monotonic()))
-                more = probe.recv(1024)
-                if not more:
-                    return False
-                said += more
-        except OSError:  # it says nothing, or ends the connection
-            return False
-    return kind == b"REP"
+    return kind_at(address, connect_s=_PROBE_S, say_s=_KIND_S) == b"REP"
 
 
 def _answer_within(asker: ZmqAsker, timeout_s: float) -> bytes | None:

@@ -27,6 +27,7 @@ from openhcs_stream.transport._auth import (
     peer_credentials,
     tokens_match,
 )
+from openhcs_stream.transport._dial import dial
 from openhcs_stream.transport._inprocess import (
     InProcessLane,
     InProcessListener,
@@ -60,6 +61,7 @@ from openhcs_stream.transport._zmq import (
 
 if TYPE_CHECKING:
     from openhcs_stream.transport._clients import ZmqAsker, ZmqCollector, ZmqPublisher
+    from openhcs_stream.transport._kind import kind_at
     from openhcs_stream.transport._push import ZmqPusher
     from openhcs_stream.transport._sorter import Door, ZmqSorter, socket_type
     from openhcs_stream.transport._subscribe import PublishedMessage, ZmqSubscriber
@@ -99,9 +101,11 @@ __all__ = [
     "client_key_pair",
     "connect_inprocess",
     "connect_unix",
+    "dial",
     "format_address",
     "has_unix_lanes",
     "is_loopback",
+    "kind_at",
     "machine_id",
     "new_key_pair",
     "new_token",
@@ -117,6 +121,7 @@ import_later(
     __name__,
     {
         "_clients": ("ZmqAsker", "ZmqCollector", "ZmqPublisher"),
+        "_kind": ("kind_at",),
         "_push": ("ZmqPusher",),
         "_sorter": ("Door", "ZmqSorter", "socket_type"),
         "_subscribe": ("PublishedMessage", "ZmqSubscriber"),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from openhcs_stream.errors import InvalidItem
 from openhcs_stream.transport._addresses import is_loopback, parse_address
 from openhcs_stream.transport._auth import peer_credentials
+from openhcs_stream.transport._dial import dial
 from openhcs_stream.transport._owner import tcp_peer_uid
 from openhcs_stream.transport._socket_files import SocketFile
 from openhcs_stream.transport._sparing import SparingLog
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from openhcs_stream.transport._addresses import Address
 
-__all__ = ["Door", "ZmqSorter", "socket_type"]
+__all__ = ["Door", "ZmqSorter", "ready", "socket_type"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +58,16 @@ _PATIENCE_S = 10.0
 #: How long what was said at last may take to be passed on, seconds.
 _GRACE_S = 1.0
 _PUBLISHERS = frozenset({b"PUB", b"XPUB"})
+
+
+def ready(kind: bytes) -> bytes:
+    """What a socket of a kind, b"REQ", say, says after the greeting: the READY command."""
+    body = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    return bytes([4, len(body)]) + body
+
+
 #: What a SUB socket that wants everything says after the greeting: READY, and its subscription.
-_READY_TO_HEAR = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB" + b"\0\x01\x01"
+_READY_TO_HEAR = ready(b"SUB") + b"\0\x01\x01"
 
 
 @dataclass(frozen=True)
@@ -279,7 +288,7 @@ class _Joint:
         client.setblocking(False)
         if address:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._behind = _connect(door.others)
+        self._behind = _connected(door.others)
         self._watched: dict[socket.socket, int] = {}
         self._heard = bytearray()  #: all that the client said while its kind is not known
         self._forwarded = 0  #: bytes of it that went on: the greeting, no more
@@ -339,7 +348,7 @@ class _Joint:
             rest = _with_property(rest, RELAYED_FROM, self._door.label)
         if kind in _PUBLISHERS:
             self._behind.close()
-            self._behind = _connect(self._door.publishers)
+            self._behind = _connected(self._door.publishers)
             span = _command_span(rest)
             assert span is not None
             self._to_behind = bytearray(self._heard[:_GREETING]) + rest[: span[1]]
@@ -486,16 +495,9 @@ def _is_own_by_tcp(client: socket.socket) -> bool:
     return not sys.platform.startswith("linux") or tcp_peer_uid(client) == os.geteuid()
 
 
-def _connect(address: str) -> socket.socket:
-    name = parse_address(address).name
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(1.0)
-        sock.connect(b"\0" + os.fsencode(name[1:]) if name.startswith("@") else name)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
+def _connected(address: str) -> socket.socket:
+    sock = dial(address, 1.0)
+    sock.setblocking(False)
     return sock
 
 
