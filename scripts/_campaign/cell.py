@@ -13,7 +13,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from scripts._campaign.leftovers import (
     threads_of,
     tree,
 )
+from scripts._ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -496,17 +496,6 @@ class Cell:
             self.forget(viewer)
         self.end_programs()
         self.clean(Left())
-
-
-def free_port() -> int:
-    """A TCP port that nobody has now, below those that the system gives out by itself."""
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for _ in range(1000):
-        port = int(np.random.default_rng().integers(10_000, low))
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
-    raise CellError("no TCP port is free")
 
 
 def own_shm() -> bool:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from openhcs_stream.dialects import FAMILIES, family_of
 from openhcs_stream.errors import StreamError
 from openhcs_stream.stream import ask, connect
 from scripts._fuzz.traffic import WAYS
+from scripts._ports import free_port
 
 if TYPE_CHECKING:
     from openhcs_stream.discovery import Endpoint
@@ -100,7 +99,7 @@ def run(messages: int, seconds: float, seed: int) -> Live:
 
 
 def _run(result: Live, folder: Path, messages: int, seconds: float, seed: int) -> None:
-    port = _free_port(random.Random(seed))
+    port = free_port()
     log = folder / "viewer.log"
     with log.open("wb") as stderr:
         viewer = subprocess.Popen(
@@ -293,21 +292,6 @@ def _endpoint(folder: Path) -> Endpoint:
     endpoint = find("memory")
     assert endpoint is not None, list((folder / "run").iterdir())
     return endpoint
-
-
-def _free_port(draw: random.Random) -> int:
-    """One below those that the system gives away, with the control ports above it free as well."""
-    for _ in range(200):
-        port = draw.randrange(20_000, 30_000)
-        ports = {port} | {port + family_of(name).control_offset for name in FAMILIES}
-        try:
-            for each in ports:
-                with socket.socket() as sock:
-                    sock.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        return port
-    raise RuntimeError("no port is free")
 
 
 def _rss(pid: int) -> int:

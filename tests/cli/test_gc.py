@@ -20,6 +20,7 @@ from openhcs_stream.cli import _gc, main
 from openhcs_stream.dialects import ipc_address
 from openhcs_stream.discovery import endpoints
 from openhcs_stream.stream import ask
+from scripts._ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,15 +33,6 @@ def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir()
     monkeypatch.setattr(_gc, "_SHARED_MEMORY", folder)
     return folder
-
-
-def free_port() -> int:
-    """A free port below those that the system gives out: nobody else gets it meanwhile."""
-    while True:
-        port = random.randrange(20_000, 31_000)  # a thousand more is OpenHCS's control port
-        with contextlib.suppress(OSError), socket.socket() as free:
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 def gc(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

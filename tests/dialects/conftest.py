@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from openhcs_stream.viewer import MemoryViewer, Receiver
+from scripts._ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,16 +68,6 @@ def blocks() -> Iterator[Blocks]:
     for name in made.names:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(SHM / name)
-
-
-def free_port() -> int:
-    """A port that is free with its control port, below those that the system gives out."""
-    while True:
-        port = random.randrange(20_000, 31_000)
-        with contextlib.suppress(OSError), socket.socket() as data, socket.socket() as control:
-            data.bind(("127.0.0.1", port))
-            control.bind(("127.0.0.1", port + 1000))
-            return port
 
 
 def until(reached: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:

@@ -31,7 +31,8 @@ from openhcs_stream.dialects import OpenHCS, family_of
 from openhcs_stream.errors import ItemFailed, ViewerLost
 from openhcs_stream.viewer import MemoryViewer
 from openhcs_stream.viewer import _foreign_desk as foreign_desk
-from tests.dialects.conftest import free_port, until
+from scripts._ports import free_port
+from tests.dialects.conftest import until
 from tests.stream.recorded_viewer import RecordedViewer
 
 if TYPE_CHECKING:

@@ -5,11 +5,8 @@ It takes blocks as they do: attached by name, copied, and in generation 1 remove
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
-import socket
 import threading
 from collections import deque
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 import zmq
 
 from openhcs_stream.dialects import dump_plain, load_plain, read_control_answer
+from scripts._ports import free_port
 from tests.dialects.recordings import answers, decoded
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["ACK_PORT", "RecordedViewer", "free_port", "ipc"]
+__all__ = ["ACK_PORT", "RecordedViewer", "ipc"]
 
 SHM = Path("/dev/shm")
 ACK_PORT = 7555
@@ -39,16 +37,6 @@ def ipc(port: int) -> str:
     folder = Path.home() / ".openhcs" / "ipc"
     folder.mkdir(parents=True, exist_ok=True)
     return f"ipc://{folder}/openhcs-zmq-{port}.sock"
-
-
-def free_port() -> int:
-    """A port that is free with its control port, below those that the system gives out."""
-    while True:
-        port = random.randrange(20_000, 31_000)
-        with contextlib.suppress(OSError), socket.socket() as data, socket.socket() as control:
-            data.bind(("127.0.0.1", port))
-            control.bind(("127.0.0.1", port + 1000))
-            return port
 
 
 class RecordedViewer:

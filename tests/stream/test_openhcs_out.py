@@ -31,7 +31,8 @@ from openhcs_stream.stream import _openhcs_acks, _openhcs_batches, _openhcs_sett
 from openhcs_stream.tracker import registry
 from openhcs_stream.transport import ZmqCollector
 from openhcs_stream.viewer import MemoryViewer, Receiver
-from tests.stream.recorded_viewer import ACK_PORT, RecordedViewer, free_port, ipc
+from scripts._ports import free_port
+from tests.stream.recorded_viewer import ACK_PORT, RecordedViewer, ipc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from openhcs_stream.dialects import FAMILIES, family_of
 from openhcs_stream.stream import connect
 from openhcs_stream.testing import RunningReceiver, run_receiver
 from openhcs_stream.viewer import MemoryViewer
+from scripts._ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,21 +90,6 @@ def lane():
 found["side"] = [attempt(lane)]
 print(json.dumps(found))
 """
-
-
-def free_port() -> int:
-    """Below those that the system gives away, with OpenHCS's control ports free as well."""
-    for _ in range(200):
-        port = random.randrange(10_000, 19_000)
-        ports = {port} | {port + family_of(name).control_offset for name in FAMILIES}
-        try:
-            for each in ports:
-                with socket.socket() as sock:
-                    sock.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no port is free")
 
 
 def run_stranger(told: dict[str, Any]) -> dict[str, list[str]]:

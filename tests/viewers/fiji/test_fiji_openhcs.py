@@ -9,7 +9,8 @@ import pytest
 
 import openhcs_stream
 from openhcs_stream import discovery
-from tests.dialects.conftest import PlainSender, free_port
+from scripts._ports import free_port
+from tests.dialects.conftest import PlainSender
 
 if TYPE_CHECKING:
     from pathlib import Path
