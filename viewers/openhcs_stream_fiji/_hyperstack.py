@@ -79,6 +79,8 @@ class Hyperstack:
         self._highest_label = 255.0
         #: What a person may paint over: each plane, and its pixels as they were.
         self.paintable: dict[Coords, tuple[JavaPlanes, Any]] = {}
+        #: Channel, slice and frame where we left it, until somebody looked for a place of it.
+        self._left_at: Position | None = (1, 1, 1)
 
     @property
     def can_be_painted(self) -> bool:
@@ -105,6 +107,8 @@ class Hyperstack:
         if not self.is_open:
             self._start_over()  # the first time, or after a person closed it: everything
             arrived = list(self.layer.stack.planes)
+        elif self._was_looked_at():
+            self._left_at = None
         places = list(dict.fromkeys(arrived))
         stack = self.layer.stack
         form = form_of(stack.plane_shape, stack.dtype)
@@ -122,6 +126,8 @@ class Hyperstack:
         self._tell(places)
         if is_new:
             self._open()
+        if self._left_at is not None:
+            self._go_to_first(places, is_new=is_new)
         self._draw(places, everything=is_new or moved or changed)
         self.imp.changes = False  # else ImageJ asks whether to save when the window is closed
         return moved or is_new
@@ -204,7 +210,7 @@ class Hyperstack:
     def _exchange(self, native: Any, before: Extent) -> None:
         """Give the image its new stack; what a person looks at stays in view."""
         imp = self.imp
-        here = before.place((imp.getChannel(), imp.getSlice(), imp.getFrame()))
+        here = before.place(self._here())
         luts = list(imp.getLuts()) if imp.isComposite() else []
         if not self.layer.stack.rgb:
             native.update(imp.getProcessor())  # lookup table and contrast
@@ -225,6 +231,31 @@ class Hyperstack:
                 imp, self.extent.shape, resized=was_shape != (imp.getWidth(), imp.getHeight())
             )
         imp.setPosition(*(max(1, number) for number in position))
+
+    def _was_looked_at(self) -> bool:
+        """Whether somebody moved a slider, pointed at the image, or selected something on it."""
+        imp = self.imp
+        canvas = imp.getCanvas()
+        if canvas is not None:
+            cursor = canvas.getCursorLoc()  # (0, 0) until the mouse was over it
+            if (int(cursor.x), int(cursor.y)) != (0, 0):
+                return True
+        return imp.getRoi() is not None or self._here() != self._left_at
+
+    def _here(self) -> Position:
+        imp = self.imp
+        return int(imp.getChannel()), int(imp.getSlice()), int(imp.getFrame())
+
+    def _go_to_first(self, places: Sequence[Coords], *, is_new: bool) -> None:
+        """So that windows whose planes came in another order show the same place."""
+        slots = [self._slots[coords] for coords in places]
+        if not is_new:
+            slots.append(int(self.imp.getCurrentSlice()) - 1)
+        first = self.imp.convertIndexToPosition(min(slots) + 1)
+        position = (int(first[0]), int(first[1]), int(first[2]))
+        if position != self._here():
+            self.imp.setPosition(*position)
+        self._left_at = position
 
     # --- what a person painted ------------------------------------------------------------------
 
@@ -480,7 +511,8 @@ class Hyperstack:
     def show(self, at: Mapping[str, PlaceValue]) -> None:
         """Move the sliders to values, as far as they are here; the others stay."""
         imp = self.imp
-        now = self.extent.place((imp.getChannel(), imp.getSlice(), imp.getFrame()))
+        self._left_at = None
+        now = self.extent.place(self._here())
         for component, value in at.items():
             if component in now and value in self.extent.values[component]:
                 now[component] = value

@@ -212,6 +212,50 @@ def test_growth_keeps_window_zoom_place_and_looks(window: Stage) -> None:
     ]
 
 
+def place_in_view(imp: Any) -> str:
+    return str(imp.getStack().getSliceLabel(imp.getCurrentSlice())).split("\n")[0]
+
+
+def test_nobody_looked_so_windows_stand_at_the_first_place(stage: Stage) -> None:
+    """Planes come in any order, and each window's in another."""
+    raw, nuclei = image("well", "z"), image("well", "z", name="nuclei", kind="labels")
+    stage.show((raw, ("B", 2), ramp()), (raw, ("A", 2), ramp()))
+    stage.show((nuclei, ("B", 2), ramp()))
+    stage.show((nuclei, ("B", 1), ramp()))
+    stage.show((raw, ("A", 1), ramp()))
+    windows = [stage.imp((spec, ("C", 3), ramp())) for spec in (raw, nuclei)]
+    assert [place_in_view(imp) for imp in windows] == ["A, z 1", "B, z 1"]
+    assert stage.imp((nuclei, ("A", 1), ramp(7))) == windows[1]  # a place that raw had made
+    assert place_in_view(windows[1]) == "A, z 1"
+    assert np.array_equal(at(windows[1], 1, 1, 1), ramp(7))
+
+
+@pytest.mark.parametrize("how", ["slider", "asked", "selection", "mouse"])
+def test_where_somebody_looked_a_window_stays(window: Stage, how: str) -> None:
+    spec = image("well")
+    imp = window.imp(*((spec, (well,), ramp()) for well in "CD"))
+
+    def look() -> None:
+        match how:
+            case "slider":
+                imp.setPosition(1, 1, 2)
+            case "selection":
+                imp.setRoi(2, 2, 5, 5)
+            case "mouse":
+                canvas = imp.getCanvas()
+                event = window.viewer.java.jpype.JClass("java.awt.event.MouseEvent")
+                canvas.mouseMoved(event(canvas, event.MOUSE_MOVED, 0, 0, 9, 9, 0, False))
+
+    if how == "asked":
+        window.viewer.go_to(well="C")
+    else:
+        window.act(look)
+    before = place_in_view(imp)
+    for well in "BA":
+        window.imp((spec, (well,), ramp()))
+    assert place_in_view(imp) == before == ("D" if how == "slider" else "C")
+
+
 @pytest.mark.parametrize("dimension", ["z", "time", "channel", "well"])
 def test_one_slider_grows(window: Stage, dimension: str) -> None:
     spec = image(dimension)
