@@ -218,7 +218,7 @@ class Part(_Message, frozen=True):
     arena: Annotated[int, Meta(ge=-1, le=2**53)]  #: -1: the bytes are a frame of this message
     offset: Count  #: in the arena; for arena -1 the number of the frame
     nbytes: Count
-    lease: Count  #: a number for this use of the memory, never used again
+    lease: Count  #: a number for this use of the memory, never used again; 0: a later item's
 
 
 class Item(_Message, frozen=True):

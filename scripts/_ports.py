@@ -7,6 +7,7 @@ as it lives, by holding the block's first port, and gives out the others in turn
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -42,6 +43,7 @@ def _claim() -> tuple[socket.socket, range]:
 
 # At the import, not at the first use: tests count descriptors.
 _held, _block = _claim()
+atexit.register(_held.close)
 _turns = itertools.cycle(_block[1:])
 
 

@@ -437,6 +437,10 @@ there.** A lease is over when the viewer reports
 or when the lane ends. Never take memory back from a viewer that is merely slow: it may be reading.
 A report may come late or twice; ignore what is not outstanding.
 
+Small items that follow each other may lie side by side in one piece of memory: the last of them
+has its lease, and the others 0. So a viewer takes items in their order, and has read each before
+it reports a later one.
+
 An item whose bytes don't fit at once comes in several parts: the first with the item (or none),
 the others in `More`, in the order of the bytes, until `Item.nbytes` are there. No part is empty.
 Items in parts may overlap, at most {{max_partial}} of them.

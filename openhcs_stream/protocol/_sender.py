@@ -57,7 +57,7 @@ from openhcs_stream.protocol._effects import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from openhcs_stream.messages import LayerSpec, Message
 
@@ -312,15 +312,16 @@ class SenderSession:
         self.arenas.discard(arena)
         return [SendData(ArenaRetired(arena))]
 
-    def sent(self, seq: int, leases: Sequence[int], *, in_parts: bool = False) -> None:
-        """An item goes out now; its leases are held until the viewer reports it.
+    def sent(self, items: Iterable[tuple[int, tuple[int, ...]]], *, in_parts: bool = False) -> None:
+        """Items go out now, each with its number and its leases, held until the viewer reports it.
 
         Of a viewer that is away it is noted, and goes out when it is back. One that goes
         `in_parts` can't wait: its memory is used again before all of it is sent.
         """
-        self._outstanding[seq] = tuple(leases)
+        held = dict(items)
+        self._outstanding |= held
         if in_parts:
-            self._in_parts.add(seq)
+            self._in_parts |= held.keys()
 
     def give_up(self, seq: int, reason: str) -> list[Effect]:
         """An item that was to go out can't be sent to this viewer after all."""

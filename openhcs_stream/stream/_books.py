@@ -108,7 +108,12 @@ class Books:
             self._is_flood = False
         elif behind > FLOOD_ITEMS:
             self._is_flood = True
-        if not self._is_flood or behind <= BEHIND_ITEMS or not all(map(_is_small, items)):
+        if (
+            not self._is_flood
+            or behind <= BEHIND_ITEMS
+            or len(items) >= GATHER_ITEMS
+            or not all(map(_is_small, items))
+        ):
             self.tell(items)
             return True
         with self._group.lock:
@@ -173,19 +178,19 @@ class Books:
         for arena in pool.retired():
             for link in links:
                 link.carry_out(link.session.retire(arena))
+        count, numbers, is_open = len(links), self._seq, self.open
         for item in items:
-            seq = item.seq = next(self._seq)
-            if item.slot is not None:
+            item.seq = seq = next(numbers)
+            if item.slot is not None and not item.is_guest:
                 item.lease = pool.publish(item.slot, holders)
                 item.lent = None
-            item.receipt.mark_sent(len(links), mask)
-            self.open[seq] = item
+            item.receipt.mark_sent(count, mask)
+            is_open[seq] = item
+        leases = [(item.seq, (item.lease,) if item.lease else ()) for item in items]
         for link in links:
             if link.tracker is not None:
                 link.tracker.sent([(item.seq, item.receipt) for item in items])
-            sent = link.session.sent
-            for item in items:
-                sent(item.seq, (item.lease,) if item.lease else (), in_parts=in_parts)
+            link.session.sent(leases, in_parts=in_parts)
             if link.is_open:
                 link.tell(items)
         if len(links) < len(group.links):
@@ -300,7 +305,7 @@ class Books:
 
     def _let_go(self, item: Outgoing, reason: str) -> None:
         """Nobody is told of an item."""
-        slot, item.slot = item.slot, None
+        slot = item.give_slot()
         if slot is not None:
             self._pool.cancel(slot)
         item.receipt.mark_failed("", reason)

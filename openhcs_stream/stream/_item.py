@@ -26,8 +26,13 @@ class Outgoing:
         Its number in the stream; -1 until it is told to the viewers.
     slot : Slot or None
         Where its pixels lie; None: it has none.
+    at : int
+        Where in the slot they begin.
+    is_guest : bool
+        The slot is that of a later item, which is told in the same go: it goes with that one's
+        lease.
     lease : int
-        For which the viewers hold the slot.
+        For which the viewers hold the slot; 0: a guest has none.
     first_nbytes : int
         How much of it lies there; an item that is larger than a slot goes in parts.
     lent : ndarray or None
@@ -38,10 +43,12 @@ class Outgoing:
     """
 
     __slots__ = (
+        "at",
         "dtype",
         "file",
         "first_nbytes",
         "info",
+        "is_guest",
         "layer",
         "lease",
         "lent",
@@ -72,9 +79,16 @@ class Outgoing:
         self.receipt = receipt
         self.seq = -1
         self.lease = 0
+        self.at = 0
+        self.is_guest = False
         self.slot: Slot | None = None
         self.lent: npt.NDArray[Any] | None = None
         self.file: ImageFile | None = None
+
+    def give_slot(self) -> Slot | None:
+        """Part with its slot, as nobody is told of it; None: it has none of its own."""
+        slot, self.slot = self.slot, None
+        return None if self.is_guest else slot
 
 
 def described(item: Outgoing, blobs: list[memoryview] | None) -> Item:
@@ -91,24 +105,24 @@ def described(item: Outgoing, blobs: list[memoryview] | None) -> Item:
     if slot is None:
         parts: tuple[Part, ...] = ()
     elif blobs is None:
-        parts = (Part(slot.arena.id, slot.offset, item.first_nbytes, item.lease),)
+        parts = (Part(slot.arena.id, slot.offset + item.at, item.first_nbytes, item.lease),)
     else:
-        parts = parts_of(slot, item.first_nbytes, item.lease, blobs)
+        parts = parts_of(slot, item.first_nbytes, item.lease, blobs, item.at)
     return Item(
         item.seq, item.layer, item.place, item.shape, item.dtype, item.nbytes, parts, item.info
     )
 
 
 def parts_of(
-    slot: Slot, nbytes: int, lease: int, blobs: list[memoryview] | None
+    slot: Slot, nbytes: int, lease: int, blobs: list[memoryview] | None, at: int = 0
 ) -> tuple[Part, ...]:
     """Where bytes of an item are. In the message, the last one's release frees them all."""
     if blobs is None:
-        return (Part(slot.arena.id, slot.offset, nbytes, lease),)
+        return (Part(slot.arena.id, slot.offset + at, nbytes, lease),)
     parts = []
-    view = slot.view
+    view = slot.view[at : at + nbytes]
     for start in range(0, nbytes, CHUNK_NBYTES):
-        piece = view[start : min(start + CHUNK_NBYTES, nbytes)]
+        piece = view[start : start + CHUNK_NBYTES]
         last = start + CHUNK_NBYTES >= nbytes
         parts.append(Part(-1, len(blobs), len(piece), lease if last else 0))
         blobs.append(piece)

@@ -98,6 +98,6 @@ class Latest:
 
     def _free(self, gone: list[Outgoing]) -> None:
         for item in gone:
-            slot, item.slot = item.slot, None
+            slot = item.give_slot()
             if slot is not None:
                 self._pool.cancel(slot)

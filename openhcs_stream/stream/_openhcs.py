@@ -260,13 +260,15 @@ class _Bridge:
                     pass  # opened, ended, edits taken: nothing is to be done here
 
     def _array(self, item: messages.Item, frame: Frame) -> npt.NDArray[Any]:
-        """The item's array where it lies, valid until it is reported."""
+        """The item's array where it lies, valid until it is reported; else a copy."""
         dtype = numpy_dtype(item.dtype)
         if item.nbytes == 0:
             return np.empty(item.shape, dtype)
         part = item.parts[0]
         if part.arena >= 0:
-            return self._arenas.array(part, item.shape, item.dtype)
+            array = self._arenas.array(part, item.shape, item.dtype)
+            # Without a lease it is valid until the next item is reported, which may go out first.
+            return array if part.lease else array.copy()
         return np.frombuffer(_blob(part, frame), dtype).reshape(item.shape)
 
     def _take_part(self, effect: TakePart, frame: Frame) -> None:

@@ -46,9 +46,12 @@ WhenFull = Literal["block", "drop", "latest", "sample"]
 WHEN_FULL: Final = ("block", "drop", "latest", "sample")
 
 #: Items, and bytes, that may be on their way and not received. More would add delay, not speed:
-#: what was just written should still lie in the processor's cache when the viewer reads it.
-WINDOW_ITEMS: Final = 256
+#: what was just written should still lie in the processor's cache when the viewer reads it. Of tiny
+#: items a second batch should find room while the viewer takes the first.
+WINDOW_ITEMS: Final = 1024
 WINDOW_NBYTES: Final = 32 << 20
+#: Where items are let go of, fewer: those on their way are the oldest, and the viewer shows all.
+FEWER_ITEMS: Final = 256
 #: Of arrays that were lent, and lie there without a copy, more may be on their way.
 LOAN_WINDOW_NBYTES: Final = 128 << 20
 #: Before an item as large as that goes it is seen which memory is free again: what was used last is
@@ -116,6 +119,7 @@ class Room:
         self._timeout_s = timeout_s
         # What waits for its turn needs memory too.
         share = 2 if policy == "latest" else 1
+        self._window_items = WINDOW_ITEMS if policy == "block" else FEWER_ITEMS
         self._window_nbytes = min(WINDOW_NBYTES, pool.quota_nbytes // share)
         self._latest = Latest(pool)
         self._is_telling = False
@@ -131,7 +135,7 @@ class Room:
         """How full it is: 0 to 1, and above where single items are large."""
         books = self._books
         fill = books.unreceived_nbytes / self._window_nbytes
-        if (other := books.unreceived / WINDOW_ITEMS) > fill:  # max() costs twice as much
+        if (other := books.unreceived / self._window_items) > fill:  # max() costs twice as much
             fill = other
         if (other := len(books.open) / MAX_OUTSTANDING) > fill:
             fill = other
@@ -151,7 +155,7 @@ class Room:
 
         Two may always be on their way, however large: the next is written while one is read.
         """
-        return self._has_room(nbytes, WINDOW_ITEMS, max(self._window_nbytes, 2 * nbytes))
+        return self._has_room(nbytes, self._window_items, max(self._window_nbytes, 2 * nbytes))
 
     def _has_room(self, nbytes: int, items: int, most_nbytes: int) -> bool:
         books = self._books
@@ -199,14 +203,7 @@ class Room:
         """
         nbytes, policy = item.nbytes, self.policy
         if policy == "block":
-            if nbytes >= GLANCE_NBYTES and self._books.unreceived:
-                self._group.glance()
-            if self.has_room(nbytes):
-                slot = self._pool.acquire(nbytes)
-                if slot is not None:
-                    return slot
-            taken: Slot = self.wait(lambda: self._pool.acquire(nbytes), nbytes)
-            return taken
+            return self.take_patiently(nbytes)
         if policy == "latest":
             return self._take_for_latest(item)
         slot = None
@@ -215,6 +212,23 @@ class Room:
             if slot is None:
                 self._books.dropped([item.receipt], "full")
         return slot
+
+    def take_patiently(self, nbytes: int) -> Slot:
+        """Take so much memory, as "block" does.
+
+        Raises
+        ------
+        DeadlineExceeded, OutOfSpace, ViewerLost
+            As `wait`.
+        """
+        if nbytes >= GLANCE_NBYTES and self._books.unreceived:
+            self._group.glance()
+        if self.has_room(nbytes):
+            slot = self._pool.acquire(nbytes)
+            if slot is not None:
+                return slot
+        taken: Slot = self.wait(lambda: self._pool.acquire(nbytes), nbytes)
+        return taken
 
     def goes_now(self, item: Outgoing) -> bool:
         """Whether an item goes out at once under "latest", with nothing before it."""
@@ -308,7 +322,7 @@ class Room:
         deadline = time.monotonic() + limit
         # Once full, it waits until there is room for many: to go on at the first free place would
         # cost both sides a wake-up for each item.
-        items, most_nbytes = WINDOW_ITEMS, max(self._window_nbytes, 2 * nbytes)
+        items, most_nbytes = self._window_items, max(self._window_nbytes, 2 * nbytes)
         if is_loan:
             most_nbytes = max(min(LOAN_WINDOW_NBYTES, self._pool.quota_nbytes // 2), 4 * nbytes)
         while True:
@@ -316,7 +330,7 @@ class Room:
                 taken = take()
                 if taken is not None:
                     return taken
-            elif items == WINDOW_ITEMS:
+            elif items == self._window_items:
                 items, most_nbytes = items // 2, max(most_nbytes // 2, 2 * nbytes)
             if not group.taking_links():
                 raise group.nobody()

@@ -80,7 +80,11 @@ class Sending:
 
     @abstractmethod
     def _send_planned(
-        self, plan: Plan, array: npt.NDArray[Any], values: tuple[PlaceValue, ...]
+        self,
+        plan: Plan,
+        array: npt.NDArray[Any],
+        values: tuple[PlaceValue, ...],
+        info: dict[str, Any] | None = None,
     ) -> Receipt:
         """As `_send`, of what was checked."""
 

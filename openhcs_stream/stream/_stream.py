@@ -26,6 +26,7 @@ from openhcs_stream.errors import (
 )
 from openhcs_stream.messages import MAJOR, MINOR, Hello, Kind, Mode
 from openhcs_stream.pixels import HELD, PixelPool, form_of, wire_dtype
+from openhcs_stream.stream._batch import SMALL_NBYTES, Batch
 from openhcs_stream.stream._books import Books
 from openhcs_stream.stream._device import copy_into
 from openhcs_stream.stream._edits import EditHub
@@ -57,9 +58,6 @@ __all__ = ["Stream"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a batch that are worth a message of their own: more would not save anything, and would
-#: keep the viewer waiting.
-BATCH_NBYTES = 4 << 20
 #: Longest that the interpreter's end waits for a stream that was not closed.
 EXIT_TIMEOUT_S = 2.0
 
@@ -186,24 +184,21 @@ class Stream(Sending, Feedback):
         raises, what was not told yet is not sent.
         """
         self._check()
-        if getattr(self._batch, "items", None) is not None:
+        if getattr(self._batch, "open", None) is not None:
             raise InvalidItem("a batch is open on this thread.", cure="End it first.")
-        self._batch.items, self._batch.nbytes = [], 0
+        batch = self._batch.open = Batch(self._pool, self._room)
         try:
             yield
             self._check()  # the block may have forked, and this be the child
-            self._send_batch()
+            self._send_batch(batch)
         except BaseException:
-            for each in self._batch.items or ():
-                if os.getpid() == self._pid:
-                    self._let_go(each)
-                each.receipt.mark_dropped()
+            batch.let_go(is_child=os.getpid() != self._pid)
             raise
         finally:
-            self._batch.items = None
+            self._batch.open = None
 
-    def _send_batch(self) -> None:
-        items, self._batch.items, self._batch.nbytes = self._batch.items, [], 0
+    def _send_batch(self, batch: Batch) -> None:
+        items = batch.take_items()
         if items:
             self._room.go(items)
 
@@ -341,49 +336,51 @@ class Stream(Sending, Feedback):
                 self._plans.clear()
             with suppress(TypeError):  # one of the settings can't be a key
                 self._plans[form] = plan
-        return self._go(plan, array, tuple(place.values()), info)
+        return self._send_planned(plan, array, tuple(place.values()), info)
 
     def _send_planned(
-        self, plan: Plan, array: npt.NDArray[Any], values: tuple[PlaceValue, ...]
-    ) -> Receipt:
-        self._check()
-        return self._go(plan, array, values, {})
-
-    def _go(
         self,
         plan: Plan,
         array: npt.NDArray[Any],
         values: tuple[PlaceValue, ...],
-        info: dict[str, Any],
+        info: dict[str, Any] | None = None,
     ) -> Receipt:
+        batch: Batch | None = getattr(self._batch, "open", None)
+        if batch is None:  # else its end looks, and whatever takes memory
+            self._check()
         nbytes = array.nbytes
         receipt = Receipt(
             self._group.wait_until, plan.kind, plan.name, plan.components, values,
-            str(info["id"]) if "id" in info else "",
+            str(info["id"]) if info and "id" in info else "",
         )  # fmt: skip
-        item = Outgoing(plan.layer, values, array.shape, plan.dtype, nbytes, info, receipt)
+        item = Outgoing(plan.layer, values, array.shape, plan.dtype, nbytes, info or {}, receipt)
         if nbytes > self._pool.chunk_limit:
             self._send_in_parts(item, array)
             return receipt
-        batch: list[Outgoing] | None = getattr(self._batch, "items", None)
         try:
-            if nbytes and not self._fill(item, array, batch):
+            if (
+                batch is not None and batch.shares and 0 < nbytes <= SMALL_NBYTES
+                and type(array) is np.ndarray and self._pool.loan_of(array) is None
+            ):  # fmt: skip
+                is_full = batch.put_small(item, array)
+            elif nbytes and not self._fill(item, array, batch):
                 return receipt
-            if batch is None:
+            elif batch is None:
                 self._room.go([item])
+                return receipt
             else:
-                batch.append(item)
-                self._batch.nbytes += nbytes
-                if self._batch.nbytes >= BATCH_NBYTES:
-                    self._send_batch()
+                is_full = batch.put(item)
+            if is_full:
+                self._send_batch(batch)
         except BaseException:
             # Also Ctrl-C in the middle: what nobody was told of must not stay in use.
-            if item.seq < 0 and not self._room.keeps(item):
+            is_in = self._room.keeps(item) or (batch is not None and item in batch.items)
+            if item.seq < 0 and not is_in:
                 self._let_go(item)
             raise
         return receipt
 
-    def _fill(self, item: Outgoing, array: npt.NDArray[Any], batch: list[Outgoing] | None) -> bool:
+    def _fill(self, item: Outgoing, array: npt.NDArray[Any], batch: Batch | None) -> bool:
         """Give the item memory with its pixels; False: the policy let it go."""
         room, pool = self._room, self._pool
         lent = pool.loan_of(array)
@@ -391,13 +388,14 @@ class Stream(Sending, Feedback):
             if not room.admits(item):
                 return False
             item.slot = lent
+            if batch is not None:
+                item.lent = lent.protect()
             return True
-        if batch and room.policy == "block":
+        if batch is not None and batch.items and room.policy == "block":
             item.slot = pool.acquire(item.nbytes)
             if item.slot is None:
                 # It is larger than the memory that there is: it goes in several messages.
-                told, batch[:] = batch[:], []
-                room.go(told)
+                room.go(batch.take_items())
         if item.slot is None:
             item.slot = room.take(item)
         if item.slot is None:
@@ -464,7 +462,7 @@ class Stream(Sending, Feedback):
         return receipt
 
     def _let_go(self, item: Outgoing) -> None:
-        slot, item.slot = item.slot, None
+        slot = item.give_slot()
         if slot is not None and slot.state == HELD:
             self._pool.cancel(slot)
 

@@ -88,6 +88,15 @@ def gone(pid: int) -> bool:
     return True
 
 
+def targets_of(pid: int) -> set[str]:
+    """What a process has open."""
+    targets = set()
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            targets.add(os.readlink(entry.path))
+    return targets
+
+
 def wait_until_gone(pid: int, timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not gone(pid):
@@ -115,9 +124,14 @@ def test_launched_viewer_inherits_no_descriptors(folder: Path) -> None:
     os.set_inheritable(theirs, True)
     try:
         endpoint = launch()
-        targets = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{endpoint.pid}/fd")}
-        assert os.readlink(f"/proc/self/fd/{theirs}") not in targets
-        assert not any(target.startswith("pipe:") for target in targets)
+        pipe = os.readlink(f"/proc/self/fd/{theirs}")
+        assert pipe not in targets_of(endpoint.pid)
+        # That by which it hears of its launcher's death goes once it is ready, soon after it is
+        # found.
+        deadline = time.monotonic() + 20.0
+        while any(target.startswith("pipe:") for target in targets_of(endpoint.pid)):
+            assert time.monotonic() < deadline
+            os.sched_yield()
     finally:
         os.close(inherited)
         os.close(theirs)

@@ -267,11 +267,11 @@ class Pair(RuleBasedStateMachine):
                 break
             seq, self.next_seq = self.next_seq, self.next_seq + 1
             if first == 0:  # no bytes at all, as of an empty list
-                self.sender.sent(seq, ())
+                self.sender.sent([(seq, ())])
                 item = Item(seq, layer, (), (0,), "|u1", 0, ())
             else:
                 lease = self._lease()
-                self.sender.sent(seq, (lease,), in_parts=first < NBYTES)
+                self.sender.sent([(seq, (lease,))], in_parts=first < NBYTES)
                 part = Part(0, 0, first, lease)
                 item = Item(seq, layer, (), (NBYTES,), "|u1", NBYTES, (part,))
                 if first < NBYTES:

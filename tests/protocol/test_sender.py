@@ -66,7 +66,7 @@ def lost(session: SenderSession) -> list[Effect]:
 
 
 def sent(seq: int, *leases: int) -> Callable[[SenderSession], None]:
-    return lambda session: session.sent(seq, leases)
+    return lambda session: session.sent([(seq, leases)])
 
 
 def sent_more(seq: int, *leases: int) -> Callable[[SenderSession], None]:
@@ -257,7 +257,7 @@ def test_a_silent_viewer_is_asked_and_then_given_up() -> None:
     assert session.tick(asked) == [SendControl(Ping(1))]
     assert session.tick(asked + 0.1) == []  # asked already
     assert session.tick(2 * asked + 0.1) == [SendControl(Ping(2))]
-    session.sent(0, [10])
+    session.sent([(0, (10,))])
     moved, ended = session.tick(SILENCE_S + 1)
     assert isinstance(ended, Ended)
     assert isinstance(ended.error, ViewerLost)

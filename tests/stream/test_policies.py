@@ -14,7 +14,7 @@ import pytest
 import openhcs_stream
 from openhcs_stream.errors import DeadlineExceeded, InvalidItem, ItemFailed, ViewerLost
 from openhcs_stream.stream._latest import MAX_WAITING
-from openhcs_stream.stream._room import WINDOW_ITEMS
+from openhcs_stream.stream._room import FEWER_ITEMS
 from tests.stream.processes import stop
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_sample_sends_one_of_so_many_once_it_is_crowded(frozen: Any) -> None:
         stop_viewer(stream)
         receipts = [stream.image(IMAGE, name="it", place={"z": z}) for z in range(300)]
         ends = ends_of(receipts)
-        crowded = int(WINDOW_ITEMS * 0.75)
+        crowded = int(FEWER_ITEMS * 0.75)
         assert ends[:crowded] == ["sent"] * crowded
         assert ends[crowded : crowded + 8] == ["dropped"] * 3 + ["sent"] + ["dropped"] * 3 + [
             "sent"
@@ -81,11 +81,11 @@ def test_latest_keeps_the_newest_of_each_place(frozen: Any) -> None:
         stop_viewer(stream)
         receipts = [
             stream.image(IMAGE + n, name="it", place={"well": "AB"[n % 2]})
-            for n in range(WINDOW_ITEMS + 100)
+            for n in range(FEWER_ITEMS + 100)
         ]
         ends = ends_of(receipts)
-        assert ends[:WINDOW_ITEMS] == ["sent"] * WINDOW_ITEMS
-        assert ends[WINDOW_ITEMS:-2] == ["dropped"] * 98
+        assert ends[:FEWER_ITEMS] == ["sent"] * FEWER_ITEMS
+        assert ends[FEWER_ITEMS:-2] == ["dropped"] * 98
         assert ends[-2:] == ["sent", "sent"]
         (status,) = stream.status()
         assert status.dropped_by == {"replaced": 98}
@@ -94,18 +94,18 @@ def test_latest_keeps_the_newest_of_each_place(frozen: Any) -> None:
         stream.flush()
         assert ends_of(receipts)[-2:] == ["displayed", "displayed"]
         answer = stream.request("status")
-        assert answer["streams"][0]["received"] == 1 + WINDOW_ITEMS + 2
+        assert answer["streams"][0]["received"] == 1 + FEWER_ITEMS + 2
 
 
 def test_latest_of_a_time_series_keeps_the_newest_times(frozen: Any) -> None:
     """Each frame has a place of its own; so many wait, and the oldest of them go."""
-    count = WINDOW_ITEMS + MAX_WAITING + 50
+    count = FEWER_ITEMS + MAX_WAITING + 50
     with connect(frozen, when_full="latest") as stream:
         stop_viewer(stream)
         receipts = [stream.image(IMAGE, name="it", place={"time": t}) for t in range(count)]
         ends = ends_of(receipts)
         assert [n for n, end in enumerate(ends) if end == "dropped"] == [
-            *range(WINDOW_ITEMS, WINDOW_ITEMS + 50)
+            *range(FEWER_ITEMS, FEWER_ITEMS + 50)
         ]
         frozen[1]()
         stream.flush()
@@ -130,7 +130,7 @@ def test_latest_within_a_small_quota(frozen: Any) -> None:
 def test_latest_with_allocated_arrays_and_batches(frozen: Any) -> None:
     with connect(frozen, when_full="latest") as stream:
         stop_viewer(stream)
-        for z in range(WINDOW_ITEMS):
+        for z in range(FEWER_ITEMS):
             stream.image(IMAGE, name="it", place={"z": z})
         lent = stream.allocate((64, 64), np.uint16)
         lent[:] = 5
@@ -147,7 +147,7 @@ def test_what_waits_fails_with_the_viewer(frozen: Any, viewer_process: ViewerPro
     process, address = viewer_process()
     stream = openhcs_stream.connect(address, when_full="latest", reconnect_s=0)
     stop(process.pid)
-    receipts = [stream.image(IMAGE, name="it") for _ in range(WINDOW_ITEMS + 3)]
+    receipts = [stream.image(IMAGE, name="it") for _ in range(FEWER_ITEMS + 3)]
     process.kill()
     process.wait()
     with pytest.raises(ItemFailed):
@@ -202,7 +202,7 @@ def test_it_is_said_when_it_gets_full(frozen: Any, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.WARNING, "openhcs_stream")
     with connect(frozen, when_full="drop") as stream:
         stop_viewer(stream)
-        for _ in range(WINDOW_ITEMS + 50):
+        for _ in range(FEWER_ITEMS + 50):
             stream.image(IMAGE, name="it")
         (status,) = stream.status()
         assert (status.nearly_full, status.full) == (1, 1)

@@ -177,7 +177,7 @@ def test_what_a_viewer_says_to_a_sender() -> None:
         session = SenderSession(hello)
         session.start(0.0)
         session.receive(m.Welcome(1, 0, EVIL, EVIL, 1), 0.0)
-        session.sent(1, (1,))
+        session.sent([(1, (1,))])
         return session
 
     texts: list[str] = []
