@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from openhcs_stream.pixels import HELD
 
 if TYPE_CHECKING:
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SMALL_NBYTES", "Batch"]
 
-#: An item of at most so many bytes shares a slot of that size with others.
-SMALL_NBYTES: Final = 4096
-SHARED_NBYTES: Final = 64 << 10
+#: An item of at most so many bytes shares a slot with others, which has so many.
+SMALL_NBYTES: Final = 64 << 10
+SHARED_NBYTES: Final = 512 << 10
+#: Up to here two copies take less time than making an array that lies in the slot.
+_TINY_NBYTES: Final = 4096
 #: A batch of so many bytes, or items, is told as one message.
 FULL_NBYTES: Final = 4 << 20
 FULL_ITEMS: Final = 4096
@@ -84,10 +88,10 @@ class Batch:
             self._end_slot()
             self._begin_slot()
             at = 0
-        if not array.dtype.isnative:
-            array = array.astype(item.dtype)
-        # Quicker than an array that lies there, for all its second copy.
-        self._view[at : at + nbytes] = array.tobytes()
+        if nbytes <= _TINY_NBYTES and array.dtype.isnative:
+            self._view[at : at + nbytes] = array.tobytes()
+        else:
+            np.copyto(np.ndarray(array.shape, item.dtype, self._view, at), array)
         item.at, item.is_guest, item.slot = at, True, self._slot
         self._used = (at + nbytes + _ALIGNED - 1) & -_ALIGNED
         return self.put(item)
