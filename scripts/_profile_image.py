@@ -27,12 +27,12 @@ from openhcs_stream.viewer import MemoryViewer, Receiver, serve
 
 #: What belongs to a step, by the end of its file's name and perhaps the function's.
 STEPS = (
-    ("copy of the pixels", ("copy_into", "_base.py keep")),
+    ("copy of the pixels", ("copy_into", "_batch.py put_small", "_base.py keep")),
     ("system calls", ("'send' of", "recvmsg_into", "'poll' of", "'recv' of")),
     ("encode, decode", ("msgspec", "messages.py")),
     ("check the call, place, layer", ("_sending.py", "_payload.py", "_layers.py", "_stream.py")),
     ("memory: slots and leases", ("_pool.py", "_arena.py", "_mapping.py", "_device.py")),
-    ("credit and policy", ("_room.py", "_links.py", "_lead.py")),
+    ("credit and policy", ("_room.py", "_batch.py", "_links.py", "_lead.py")),
     ("receipts and accounts", ("_books.py", "_receipt.py", "_item.py", "_account.py")),
     ("protocol", ("_sender.py", "_receiver.py", "_effects.py", "_link.py", "_sessions.py")),
     ("queue tracker", ("tracker.py", "_counts.py")),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import weakref
+from _queue import SimpleQueue  # the module queue takes many times as long to import
 from typing import Protocol
 
 __all__ = ["Filler"]
@@ -33,7 +33,7 @@ class Filler:
 
     def __init__(self, owner: _Owner) -> None:
         #: True: work; False: end.
-        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._calls: SimpleQueue[bool] = SimpleQueue()
         self.thread = threading.Thread(
             target=_work,
             args=(weakref.ref(owner), self._calls),
@@ -54,7 +54,7 @@ class Filler:
             self.thread.join(timeout=10.0)
 
 
-def _work(ref: weakref.ref[_Owner], calls: queue.SimpleQueue[bool]) -> None:
+def _work(ref: weakref.ref[_Owner], calls: SimpleQueue[bool]) -> None:
     while calls.get():
         owner = ref()
         if owner is None:

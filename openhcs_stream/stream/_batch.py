@@ -55,7 +55,8 @@ class Batch:
     def __init__(self, pool: PixelPool, room: Room) -> None:
         self.items: list[Outgoing] = []
         self.nbytes = 0
-        self.shares = room.policy == "block" and pool.chunk_limit >= SHARED_NBYTES
+        # Nor where the memory is so little that a slot would take a good part of it.
+        self.shares = room.policy == "block" and pool.quota_nbytes >= 16 * SHARED_NBYTES
         self._pool = pool
         self._room = room
         #: The one that is being filled, its bytes, and how many of them are in use.

@@ -141,7 +141,7 @@ def test_a_long_batch_goes_in_several_messages(
 
 
 @pytest.mark.usefixtures("no_leaks")
-@pytest.mark.parametrize("quota_nbytes", [1 << 20, SHARED_NBYTES])
+@pytest.mark.parametrize("quota_nbytes", [16 * SHARED_NBYTES, SHARED_NBYTES])
 def test_more_than_the_memory(served: Served, quota_nbytes: int) -> None:
     with openhcs_stream.connect(served.address, quota_nbytes=quota_nbytes) as stream:
         with stream.batch():
