@@ -16,11 +16,12 @@ __all__ = ["numpy_dtype", "wire_dtype"]
 
 _WIRE_TO_NUMPY: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in sorted(DTYPES)}
 
-#: Both byte orders lead to the little-endian name: the copy into the slot converts.
-_NUMPY_TO_WIRE: dict[np.dtype[Any], str] = {
+#: Both byte orders lead to the little-endian name: the copy into the slot converts. Also by numpy's
+#: scalar types, `numpy.uint16` say.
+_NUMPY_TO_WIRE: dict[np.dtype[Any] | type[np.generic], str] = {
     variant: name
     for name, dtype in _WIRE_TO_NUMPY.items()
-    for variant in (dtype, dtype.newbyteorder(">"))
+    for variant in (dtype, dtype.newbyteorder(">"), dtype.type)
 }
 
 
@@ -44,7 +45,7 @@ def wire_dtype(dtype: npt.DTypeLike) -> str:
         No viewer can show such values; the text names the dtype and what to convert it to.
     """
     try:
-        # The usual case: a dtype object that is in the table. Its hash is cached by numpy.
+        # The usual case: one that is in the table. A dtype's hash is cached by numpy.
         return _NUMPY_TO_WIRE[dtype]  # type: ignore[index]
     except (KeyError, TypeError):
         pass
