@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from openhcs_stream.later import import_later
 from openhcs_stream.pixels._arena import HELD, MAX_ARENA_NBYTES, Arena, Slot
+from openhcs_stream.pixels._copier import HELPED_NBYTES, Copier
 from openhcs_stream.pixels._dtypes import numpy_dtype, wire_dtype
 from openhcs_stream.pixels._limits import memory_left_nbytes, memory_limit_nbytes
 from openhcs_stream.pixels._loan import form_of
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HELD",
+    "HELPED_NBYTES",
     "MAX_ARENA_NBYTES",
     "Arena",
+    "Copier",
     "MappedArenas",
     "NamedBlock",
     "NamedBlocks",

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from openhcs_stream.errors import InvalidItem
+from openhcs_stream.pixels import HELPED_NBYTES
+from openhcs_stream.stream._uninterrupted import Uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
-    from openhcs_stream.pixels import Slot
+    from openhcs_stream.pixels import Copier, Slot
 
 __all__ = ["ADAPTERS", "DeviceArray", "copy_into", "on_device"]
 
@@ -117,7 +119,7 @@ def on_device(data: Any) -> DeviceArray | None:
     return _through_others(data) if int(number) in _DLPACK_CUDA else None
 
 
-def copy_into(slot: Slot, array: Any, dtype: str) -> None:
+def copy_into(slot: Slot, array: Any, dtype: str, copier: Copier) -> None:
     """Copy an array to a slot's beginning: the only copy on this side.
 
     Parameters
@@ -128,10 +130,16 @@ def copy_into(slot: Slot, array: Any, dtype: str) -> None:
         What to copy.
     dtype : str
         Its name on the wire; a big-endian ndarray is swapped on the way.
+    copier : Copier
+        Copies large ndarrays.
     """
     out = slot.array(array.shape, dtype)
     if type(array) is np.ndarray or not isinstance(array, DeviceArray):
-        np.copyto(out, array)
+        if out.nbytes < HELPED_NBYTES:
+            np.copyto(out, array)
+        else:
+            with Uninterrupted():  # the slot must not be given back while somebody writes to it
+                copier.copy(out, array)
         return
     if array.register is not None:
         slot.pin(array.register)

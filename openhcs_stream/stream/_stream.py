@@ -25,7 +25,7 @@ from openhcs_stream.errors import (
     UsageError,
 )
 from openhcs_stream.messages import MAJOR, MINOR, Hello, Kind, Mode
-from openhcs_stream.pixels import HELD, PixelPool, form_of, wire_dtype
+from openhcs_stream.pixels import HELD, Copier, PixelPool, form_of, wire_dtype
 from openhcs_stream.stream._batch import SMALL_NBYTES, Batch
 from openhcs_stream.stream._books import Books
 from openhcs_stream.stream._device import copy_into
@@ -122,6 +122,7 @@ class Stream(Sending, Feedback):
         self._batch = threading.local()
         self._thread: threading.Thread | None = None
         self._pool = PixelPool(quota_nbytes=quota_nbytes)
+        self._copier = Copier()
         self._books = Books(self._pool, self._layers, group, self._hub)
         group.before_wait = self._books.tell_gathered
         try:
@@ -400,7 +401,7 @@ class Stream(Sending, Feedback):
             item.slot = room.take(item)
         if item.slot is None:
             return False
-        copy_into(item.slot, array, item.dtype)
+        copy_into(item.slot, array, item.dtype, self._copier)
         return True
 
     def _send_in_parts(self, item: Outgoing, array: npt.NDArray[Any]) -> None:
@@ -421,7 +422,7 @@ class Stream(Sending, Feedback):
                     # What the item itself holds must not keep its own next part waiting.
                     counted = 0 if number else part.nbytes
                     slot = room.wait(lambda n=part.nbytes: self._pool.acquire(n), counted)  # type: ignore[misc]
-                copy_into(slot, part, item.dtype)
+                copy_into(slot, part, item.dtype, self._copier)
                 if number == 0:
                     item.slot, item.first_nbytes = slot, part.nbytes
                     slot = None
@@ -501,6 +502,7 @@ class Stream(Sending, Feedback):
 
     def _look(self) -> float:
         """One look of the stream's own thread; returns for how long to rest."""
+        self._copier.start_if_wanted()
         wait = self._group.look_once(busy=not self._is_settled())
         if self._room.waiting:
             with suppress(StreamError):  # what waited has failed, which is told
@@ -511,12 +513,14 @@ class Stream(Sending, Feedback):
         """After the links: nothing is sent or heard any more."""
         self._room.let_go("the stream was closed")
         self._hub.wake()
+        self._copier.end()
         self._pool.close()
 
     def _abandon(self) -> None:
         """Let go of everything, without a word to the viewers."""
         self._group.let_go()
         self._hub.wake()
+        self._copier.end()
         self._pool.close()
 
     def _check(self, *, closed: bool = False) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from openhcs_stream.pixels import Copier
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -38,6 +40,9 @@ class Viewer(ABC):
 
     #: Whether it can show what `FileImage` gives: planes that are read when they are looked at.
     reads_files: ClassVar[bool] = False
+
+    #: Copies what comes, with a second thread's help where a receiver has set one that has it.
+    copier: Copier = Copier()
 
     # --- the life-cycle, in order -------------------------------------------------------------
 
@@ -116,10 +121,10 @@ class Viewer(ABC):
         Exception
             Anything: the item is reported failed with its text.
         """
-        if recycled is None:
-            return pixels.copy()
-        np.copyto(recycled, pixels)
-        return recycled
+        is_fresh = recycled is None
+        kept = np.empty(pixels.shape, pixels.dtype) if is_fresh else recycled
+        self.copier.copy(kept, pixels, is_fresh=is_fresh)
+        return kept
 
     def adopt(self, pixels: npt.NDArray[Any], spec: LayerSpec) -> Any:
         """As `keep`, for an array that is private already and need not be copied."""

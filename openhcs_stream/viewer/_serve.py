@@ -49,7 +49,7 @@ from openhcs_stream.messages import (
     decode,
     encode,
 )
-from openhcs_stream.pixels import MAX_ARENA_NBYTES, give_back_free_memory
+from openhcs_stream.pixels import MAX_ARENA_NBYTES, Copier, give_back_free_memory
 from openhcs_stream.protocol import (
     SILENCE_S,
     Accounts,
@@ -232,6 +232,7 @@ class Receiver:
                 cure='Use "refuse" or "oldest".',
             )
         self.viewer = viewer
+        viewer.copier = Copier()
         self.scene = Scene()
         self.endpoint: Endpoint | None = None
         self._name = name
@@ -576,6 +577,7 @@ class Receiver:
     def _run(self) -> None:
         assert self._router is not None
         _let_senders_go_on()
+        self.viewer.copier.start()
         try:
             while not self._stopping:
                 ready = self._wait()
@@ -1085,6 +1087,7 @@ class Receiver:
             self._router.close()
         self._foreign.close()
         self._keeper.clear()
+        self.viewer.copier.end()
 
 
 def _let_senders_go_on() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import openhcs_stream
 from openhcs_stream.errors import InvalidItem
-from openhcs_stream.pixels import PixelPool, Slot
+from openhcs_stream.pixels import Copier, PixelPool, Slot
 from openhcs_stream.stream._device import ADAPTERS, DeviceArray, copy_into, on_device
 from openhcs_stream.stream._payload import as_array, as_table, with_axes
 
@@ -227,7 +227,7 @@ def pool() -> Iterator[PixelPool]:
 def fill(pool: PixelPool, tensor: Tensor) -> Slot:
     slot = pool.acquire(tensor.values.nbytes)
     assert slot is not None
-    copy_into(slot, as_array(tensor), tensor.values.dtype.str)
+    copy_into(slot, as_array(tensor), tensor.values.dtype.str, Copier())
     np.testing.assert_array_equal(
         slot.array(tensor.values.shape, tensor.values.dtype), tensor.values
     )
@@ -247,7 +247,7 @@ def test_a_slot_is_pinned_once_however_often_it_is_used(pool: PixelPool, device:
 def test_an_array_of_the_host_pins_nothing(pool: PixelPool, device: Device) -> None:
     slot = pool.acquire(8)
     assert slot is not None
-    copy_into(slot, np.arange(4, dtype=">u2"), "<u2")
+    copy_into(slot, np.arange(4, dtype=">u2"), "<u2", Copier())
     np.testing.assert_array_equal(slot.array(4, "<u2"), np.arange(4))
     assert not device.asked
 
