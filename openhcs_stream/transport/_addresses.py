@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import os
 import re
 import socket
@@ -143,8 +144,6 @@ def is_loopback(host: str) -> bool:
     """
     if host.lower() == "localhost":
         return True
-    import ipaddress  # takes long, and only tcp needs it
-
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -178,8 +177,6 @@ def _parse_host_port(text: str, rest: str) -> tuple[str, int]:
         raise _refuse(text, "it has no host and port.", "Write tcp://127.0.0.1:5555.")
     if host.startswith("["):
         host = host.removeprefix("[").removesuffix("]")
-        import ipaddress
-
         try:
             ipaddress.IPv6Address(host)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import struct
@@ -150,8 +151,6 @@ def _ask(source: str, source_port: int, target: str, target_port: int) -> tuple[
 
 def _packed(host: str) -> tuple[int, bytes]:
     """An address's family and its bytes; one of IPv4 is such also where it is written as IPv6."""
-    import ipaddress  # takes long, and only tcp needs it
-
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import ipaddress
 import logging
 import os
 import re
@@ -932,8 +933,6 @@ def _property(frame: zmq.Frame, name: str) -> str:
 @functools.lru_cache(maxsize=1024)
 def _parse_peer(text: str) -> tuple[str, PeerCredentials | None]:
     """Take ZeroMQ's Peer-Address apart: a tcp peer's IP address, or an ipc peer's process."""
-    import ipaddress  # takes long, and only tcp needs it
-
     try:
         ipaddress.ip_address(text)
         return text, None
