@@ -264,6 +264,7 @@ class ForeignSenders:
                 if self._closing:
                     raise InvalidItem(_CLOSED)
                 placed = self._place(item)
+                item.finish()  # what is shown leaves nothing behind
                 self._arrive(Arrival(ticket, placed, dict(item.info)))
             except Exception as error:
                 logger.info("an item of an OpenHCS sender can't be shown: %s", error)

@@ -605,6 +605,8 @@ class TestMemory:
             for z in range(10):
                 stream.image(plane(z), place={"z": z}).wait("received", timeout_s=20)
             stream.flush(20)
+            # Of a block it is known that its name is gone, a little before its content is noted.
+            until(lambda: len(viewer.taken) == 10, "all are there")
             names = [item["shm_name"] for item, _ in viewer.taken]
             if generation == "gen1":
                 assert len({*names}) == 10, "each name is the viewer's to remove"
