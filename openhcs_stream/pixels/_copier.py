@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from _queue import SimpleQueue  # the module queue takes many times as long to import
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from openhcs_stream.pixels._helper import Helper
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,8 +36,7 @@ class Copier:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._calls: SimpleQueue[_Job | None] = SimpleQueue()
+        self._helper: Helper | None = None
         self._is_wanted = False
         self._may_help = _processors() >= _MIN_PROCESSORS
 
@@ -63,16 +62,14 @@ class Copier:
         if out.nbytes < (HELPED_FRESH_NBYTES if is_fresh else HELPED_NBYTES):
             np.copyto(out, source)
             return
+        self._is_wanted = True
+        helper = self._helper
         axis = next((n for n, length in enumerate(out.shape) if length >= _PARTS), -1)
-        if axis < 0 or not self._may_help:
-            np.copyto(out, source)
-            return
-        if self._thread is None:
-            self._is_wanted = True
+        if helper is None or axis < 0:
             np.copyto(out, source)
             return
         job = _Job(out, source, axis)
-        self._calls.put(job)
+        helper.give(job.help)
         try:
             job.work()
         finally:
@@ -81,32 +78,22 @@ class Copier:
     def start_if_wanted(self) -> None:
         """Start the thread if a large array was copied."""
         if self._is_wanted:
-            self._is_wanted = False
             self.start()
 
     def start(self) -> None:
         """Start the thread, where there are processors for it; it ends with `end`, or its owner."""
-        if self._thread is not None or not self._may_help:
-            return
-        try:
-            thread = threading.Thread(
-                target=_help, args=(self._calls,), name="openhcs-stream-copies", daemon=True
-            )
-            thread.start()
-        except RuntimeError:  # no more threads, or the interpreter is going down
-            self._may_help = False
-            return
-        weakref.finalize(self, self._calls.put, None).atexit = False
-        self._thread = thread
+        if self._helper is None and self._may_help:
+            try:
+                self._helper = Helper(self, "openhcs-stream-copies")
+            except RuntimeError:  # no more threads, or the interpreter is going down
+                self._may_help = False
 
     def end(self) -> None:
         """End the thread; idempotent. Copies go on, without help."""
         self._may_help = False
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._calls.put(None)
-            if thread is not threading.current_thread():
-                thread.join(timeout=10.0)
+        helper, self._helper = self._helper, None
+        if helper is not None:
+            helper.end()
 
 
 class _Job:
@@ -151,12 +138,6 @@ class _Job:
             self._ended.acquire()
             if self._error is not None:
                 raise self._error
-
-
-def _help(calls: SimpleQueue[_Job | None]) -> None:
-    while (job := calls.get()) is not None:
-        job.help()
-        del job  # it holds the arrays
 
 
 def _processors() -> int:

@@ -31,7 +31,7 @@ from openhcs_stream.pixels._arena import (
     slot_capacity,
     slot_capacity_within,
 )
-from openhcs_stream.pixels._filler import Filler
+from openhcs_stream.pixels._helper import Helper
 from openhcs_stream.pixels._limits import memory_limit_nbytes
 from openhcs_stream.pixels._loan import Loan, form_of, no_shape
 from openhcs_stream.pixels._memory import PAGE_NBYTES, close_in_child
@@ -159,7 +159,7 @@ class PixelPool:
         #: it only leaves the slot here (atomic, no lock) for the next call to find.
         self._dropped: deque[Slot] = deque()
         #: Makes spare slots; None: there was no need yet.
-        self._helper: Filler | None = None
+        self._helper: Helper | None = None
         #: Its thread, while it works.
         self._filler: threading.Thread | None = None
         close_in_child(self)
@@ -791,12 +791,12 @@ class PixelPool:
         """Have the thread make spare slots; in the lock."""
         if self._helper is None:
             try:
-                self._helper = Filler(self)
+                self._helper = Helper(self, "openhcs-stream-pixels")
             except RuntimeError:  # no more threads, or the interpreter is going down
                 _log.debug("no thread for spare slots could be started", exc_info=True)
                 return
         self._filler = self._helper.thread
-        self._helper.wake()
+        self._helper.give(self.fill_spare)
 
     def fill_spare(self) -> None:
         """Fault spare slots in until there are enough; what the pool's own thread does."""

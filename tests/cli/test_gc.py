@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import socket
@@ -209,6 +210,7 @@ def test_sweepers_beside_viewers_and_senders(
     """Some live through it all; others start, are killed at any moment, and start again."""
     dice = random.Random(3)
     everybody: list[subprocess.Popen[str]] = []
+    before = set(os.listdir("/dev/shm"))
 
     def run(*words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -273,6 +275,12 @@ def test_sweepers_beside_viewers_and_senders(
         survivor.send_signal(signal.SIGTERM)
         assert survivor.wait(20) == 0
         assert files(home, own_runtime_folder) == []
+        # Other tests make names meanwhile, and take them away again.
+        appeared = set(os.listdir("/dev/shm")) - before
+        deadline = time.monotonic() + 20
+        while left_there := appeared & set(os.listdir("/dev/shm")):
+            assert time.monotonic() < deadline, left_there
+            os.sched_yield()
     finally:
         for process in everybody:
             process.kill()

@@ -32,8 +32,8 @@ def started(copier: Copier) -> threading.Thread:
     large = np.zeros(HELPED_NBYTES, np.uint8)
     copier.copy(np.empty_like(large), large)
     copier.start_if_wanted()
-    assert copier._thread is not None
-    return copier._thread
+    assert copier._helper is not None
+    return copier._helper.thread
 
 
 def noise(*shape: int, dtype: str = "u2") -> Any:
@@ -169,7 +169,7 @@ def test_its_thread_ends_with_it(monkeypatch: pytest.MonkeyPatch, no_leaks: None
         assert not thread.is_alive()
         copier.copy(np.zeros((2048, 2048)), np.ones((2048, 2048)), is_fresh=True)  # alone
         copier.start_if_wanted()
-        assert copier._thread is None
+        assert copier._helper is None
     copier = Copier()
     thread = started(copier)
     del copier
@@ -185,7 +185,7 @@ def test_without_processors_to_spare_there_is_no_thread(monkeypatch: pytest.Monk
     out = np.zeros_like(source)
     copier.copy(out, source, is_fresh=True)
     copier.start_if_wanted()
-    assert copier._thread is None
+    assert copier._helper is None
     assert np.array_equal(out, source)
 
 
