@@ -143,11 +143,12 @@ def test_viewers_that_others_may_connect_to_read_no_files(
 
 
 def test_what_is_no_such_file_is_refused(served: Served, tmp_path: Path, stack: Any) -> None:
+    (tmp_path / "folder").mkdir()
+    refuse(served, tmp_path / "folder", "no OME-Zarr")  # what a process makes once is made here
     before = open_files()
     tifffile.imwrite(tmp_path / "compressed.tif", stack, compression="zlib")
     tifffile.imwrite(tmp_path / "mask.tif", stack > 7)
     (tmp_path / "text.tif").write_text("a text")
-    (tmp_path / "folder").mkdir()
     refuse(served, tmp_path / "compressed.tif", "compressed")
     refuse(served, tmp_path / "text.tif", "no TIFF")
     refuse(served, tmp_path / "folder", "no OME-Zarr")
